@@ -1,0 +1,94 @@
+/**
+ * The life of a role's process: start, say that it is ready, run, and stop without dropping what runs.
+ *
+ * A process stops when it gets SIGINT or SIGTERM, and when the supervisor that started it is gone, so
+ * that killing the parent leaves no orphan. A signal may come twice (to the group, and from the parent).
+ */
+
+import { Failure, messageOf, toFailure } from "./failure.ts";
+import type { Log } from "./log.ts";
+
+/** What a started role gives its supervisor to know. */
+export interface RoleReady {
+  /** `host:port` of the role's own server. */
+  address: string;
+  /** `host:port` of its metrics and health. */
+  opsAddress: string;
+}
+
+export interface RunningRole {
+  ready: RoleReady;
+  close(): Promise<void>;
+}
+
+/** An exit code that says: starting again will not help (bad configuration, a taken port or folder). */
+export const exitCodeHopeless = 78;
+
+/** How long a stop may take: within the 15 s that a user may count on, with room for the parent. */
+const stopLimitMs = 12_000;
+
+export async function runRole(log: Log, start: () => Promise<RunningRole>): Promise<void> {
+  let role: RunningRole | undefined;
+  let isStopping = false;
+
+  const stop = (reason: string, exitCode: number) => {
+    if (isStopping) return;
+    isStopping = true;
+    log.info({ reason }, "stopping");
+    setTimeout(() => {
+      log.error(`did not stop within ${stopLimitMs} ms`);
+      process.exit(1);
+    }, stopLimitMs).unref();
+    Promise.resolve(role?.close()).then(
+      () => {
+        log.info("stopped");
+        process.exit(exitCode);
+      },
+      (error: unknown) => {
+        log.error({ err: error }, "stopping failed");
+        process.exit(1);
+      },
+    );
+  };
+
+  for (const signal of ["SIGINT", "SIGTERM", "SIGHUP"] as const) {
+    process.on(signal, () => stop(signal, 0));
+  }
+  process.on("disconnect", () => stop("the supervisor is gone", 0));
+  process.on("uncaughtException", (error) => {
+    // Nothing is known about the state after this: an orderly end, and a new start by the supervisor.
+    log.fatal({ err: error }, "a mistake was not caught");
+    stop("a mistake was not caught", 1);
+  });
+
+  try {
+    role = await start();
+  } catch (error) {
+    const failure = toFailure(error);
+    const isHopeless = failure.kind === "conflict" || failure.kind === "bad-request";
+    log.fatal({ err: failure.cause ?? undefined }, failure.message);
+    process.send?.({ failed: failure.kind === "internal" ? messageOf(error) : failure.message });
+    process.exit(isHopeless ? exitCodeHopeless : 1);
+  }
+  log.info(role.ready, "ready");
+  process.send?.({ ready: role.ready });
+}
+
+/** Fails a start that takes too long instead of letting it hang. */
+export async function within<Value>(
+  limitMs: number,
+  what: string,
+  promise: Promise<Value>,
+): Promise<Value> {
+  let timer: NodeJS.Timeout | undefined;
+  const late = new Promise<never>((_resolve, reject) => {
+    timer = setTimeout(() => {
+      reject(new Failure("timeout", `Cannot ${what}: not done within ${limitMs} ms`));
+    }, limitMs);
+  });
+  try {
+    return await Promise.race([promise, late]);
+  } finally {
+    clearTimeout(timer);
+  }
+}
