@@ -67,6 +67,11 @@ export class Supervisor<Ready> extends EventEmitter<SupervisorEvents<Ready>> {
     return this.#ready;
   }
 
+  /** What the last child that was ready was ready with, whether or not it still runs. */
+  get last(): Ready | undefined {
+    return this.#last;
+  }
+
   /** How often a child that died was started again. */
   get restarts(): number {
     return this.#restarts;

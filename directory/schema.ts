@@ -1,0 +1,86 @@
+/** The directory's tables, and the migrations that make them. Only what every SQL dialect has. */
+
+import { type Kysely, sql } from "kysely";
+import type { Migration } from "kysely/migration";
+
+export interface DirectoryTables {
+  stores: {
+    store: string;
+    address: string;
+    /** The run of its process that was last heard of. */
+    run: string;
+    joined_ms: number;
+  };
+  volumes: {
+    volume: number;
+    uuid: string;
+    class: string;
+    generation: number;
+    record_magic: string;
+    epoch: number;
+    /** open, sealing, sealed */
+    state: string;
+    sealed_length: number | null;
+    store: string;
+  };
+  orders: {
+    order_number: number;
+    store: string;
+    volume: number;
+    kind: string;
+    /** The order as it is sent: JSON. */
+    body: string;
+  };
+  /** Numbers that only grow, each in a row: the last volume id and the last order. */
+  counters: {
+    name: string;
+    value: number;
+  };
+}
+
+export const directoryMigrations: Record<string, Migration> = {
+  "001-begin": {
+    async up(database: Kysely<unknown>) {
+      await database.schema
+        .createTable("stores")
+        .addColumn("store", "varchar(16)", (column) => column.primaryKey())
+        .addColumn("address", "varchar(300)", (column) => column.notNull())
+        .addColumn("run", "varchar(16)", (column) => column.notNull())
+        .addColumn("joined_ms", "bigint", (column) => column.notNull())
+        .execute();
+      await database.schema
+        .createTable("volumes")
+        .addColumn("volume", "bigint", (column) => column.primaryKey())
+        .addColumn("uuid", "varchar(32)", (column) => column.notNull().unique())
+        .addColumn("class", "varchar(16)", (column) => column.notNull())
+        .addColumn("generation", "integer", (column) => column.notNull())
+        .addColumn("record_magic", "varchar(16)", (column) => column.notNull())
+        .addColumn("epoch", "bigint", (column) => column.notNull())
+        .addColumn("state", "varchar(16)", (column) => column.notNull())
+        .addColumn("sealed_length", "bigint")
+        .addColumn("store", "varchar(16)", (column) => column.notNull())
+        .execute();
+      await database.schema
+        .createIndex("volumes_by_store")
+        .on("volumes")
+        .columns(["store", "volume"])
+        .execute();
+      await database.schema
+        .createTable("orders")
+        .addColumn("order_number", "bigint", (column) => column.primaryKey())
+        .addColumn("store", "varchar(16)", (column) => column.notNull())
+        .addColumn("volume", "bigint", (column) => column.notNull())
+        .addColumn("kind", "varchar(16)", (column) => column.notNull())
+        .addColumn("body", "text", (column) => column.notNull())
+        .execute();
+      await database.schema
+        .createTable("counters")
+        .addColumn("name", "varchar(16)", (column) => column.primaryKey())
+        .addColumn("value", "bigint", (column) => column.notNull())
+        .execute();
+      await sql`insert into counters (name, value) values ('volume', 0), ('order', 0)`.execute(
+        database,
+      );
+    },
+  },
+};

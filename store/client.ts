@@ -1,0 +1,105 @@
+/** How a gateway calls a store. */
+
+import type { Readable } from "node:stream";
+import { Failure } from "../base/failure.ts";
+import type { CallAnswer, Caller } from "../base/http-call.ts";
+import type { ByteRange } from "../base/http-range.ts";
+import { type BlobMetadata, type DeleteReply, metadataHeader, ownerHeader } from "./protocol.ts";
+
+export type { BlobMetadata, DeleteReply } from "./protocol.ts";
+
+// A sync on a busy disk takes milliseconds, a sick one seconds; beyond that another store is the answer.
+const appendTimeoutMs = 15_000;
+const readTimeoutMs = 10_000;
+
+export class StoreClient {
+  readonly #caller: Caller;
+
+  constructor(caller: Caller) {
+    this.#caller = caller;
+  }
+
+  /** Stores a blob in a volume; returns its fid once it is durable there. */
+  async append({
+    address,
+    volume,
+    data,
+    metadata,
+    owner,
+    requestId,
+  }: {
+    address: string;
+    volume: number;
+    data: Uint8Array;
+    metadata: BlobMetadata;
+    owner: { catalog: string; session: number };
+    requestId: string;
+  }): Promise<string> {
+    const { body } = await this.#caller.call({
+      method: "POST",
+      address,
+      path: `/volumes/${volume}/needles`,
+      headers: {
+        [metadataHeader]: Buffer.from(JSON.stringify(metadata)).toString("base64"),
+        [ownerHeader]: `${owner.catalog}:${owner.session}`,
+      },
+      body: data,
+      timeoutMs: appendTimeoutMs,
+      requestId,
+    });
+    const { fid } = JSON.parse(body.toString()) as { fid: string };
+    return fid;
+  }
+
+  /** The whole blob, in memory. */
+  async read(address: string, fid: string, requestId: string): Promise<Buffer> {
+    const answer = await this.#caller.call({
+      method: "GET",
+      address,
+      path: `/${fid}`,
+      timeoutMs: readTimeoutMs,
+      requestId,
+    });
+    checkLength(answer, fid);
+    return answer.body;
+  }
+
+  /** The blob, or a range of it, as a stream that the caller has to read or destroy. */
+  async stream({
+    address,
+    fid,
+    range,
+    requestId,
+  }: {
+    address: string;
+    fid: string;
+    range: ByteRange;
+    requestId: string;
+  }): Promise<Readable> {
+    const { body } = await this.#caller.stream({
+      method: "GET",
+      address,
+      path: `/${fid}`,
+      headers: { range: `bytes=${range.start}-${range.end - 1}` },
+      timeoutMs: readTimeoutMs,
+      requestId,
+    });
+    return body;
+  }
+
+  async delete(address: string, fids: readonly string[]): Promise<DeleteReply> {
+    return await this.#caller.callJson<DeleteReply>({
+      method: "POST",
+      address,
+      path: "/needles/delete",
+      body: { fids },
+      timeoutMs: appendTimeoutMs,
+    });
+  }
+}
+
+function checkLength({ headers, body }: CallAnswer, fid: string): void {
+  if (Number(headers["content-length"]) !== body.length) {
+    throw new Failure("unavailable", `Cannot read blob ${fid}: the answer was cut short`);
+  }
+}

@@ -1,0 +1,58 @@
+/**
+ * The volume descriptor: the small file beside a volume that says what may be done with it. It changes
+ * when an epoch begins or the volume is sealed, and is replaced whole each time.
+ */
+
+import { z } from "zod";
+import { crc32 } from "../base/checksum.ts";
+import { Failure, messageOf } from "../base/failure.ts";
+import type { FileSystem } from "../base/files.ts";
+
+export interface Descriptor {
+  format: 1;
+  volume: number;
+  /** 32 hex digits. */
+  uuid: string;
+  generation: number;
+  /** The highest epoch this copy has ever obeyed. */
+  epoch: number;
+  state: "open" | "sealed";
+  /** Bytes of the volume file that count, once sealed. */
+  sealedLength?: number | undefined;
+}
+
+const descriptorSchema: z.ZodType<Descriptor> = z.strictObject({
+  format: z.literal(1),
+  volume: z.int().positive(),
+  uuid: z.string().regex(/^[0-9a-f]{32}$/),
+  generation: z.int().nonnegative(),
+  epoch: z.int().nonnegative(),
+  state: z.enum(["open", "sealed"]),
+  sealedLength: z.int().positive().optional(),
+});
+
+/** One line of JSON, and a line with its CRC-32 in hex. */
+export function encodeDescriptor(descriptor: Descriptor): Buffer {
+  const json = JSON.stringify(descriptor);
+  return Buffer.from(`${json}\n${crc32(Buffer.from(json)).toString(16).padStart(8, "0")}\n`);
+}
+
+export function decodeDescriptor(bytes: Buffer, file: string): Descriptor {
+  const [json = "", crc] = bytes.toString("utf8").split("\n");
+  if (crc !== crc32(Buffer.from(json)).toString(16).padStart(8, "0")) {
+    throw new Failure("corrupt", `Cannot read ${file}: its checksum does not match`);
+  }
+  try {
+    return descriptorSchema.parse(JSON.parse(json));
+  } catch (error) {
+    throw new Failure("corrupt", `Cannot read ${file}: ${messageOf(error)}`, { cause: error });
+  }
+}
+
+export async function writeDescriptor(
+  files: FileSystem,
+  file: string,
+  descriptor: Descriptor,
+): Promise<void> {
+  await files.replace(file, encodeDescriptor(descriptor));
+}

@@ -1,0 +1,87 @@
+/** The store's process: recovers its volumes, talks to the directory, serves, stops. */
+
+import path from "node:path";
+import { systemClock } from "../base/clock.ts";
+import { diskFiles } from "../base/files.ts";
+import { Caller } from "../base/http-call.ts";
+import { closeServer, formatAddress, listen } from "../base/http-serve.ts";
+import { type LogLevel, makeLog } from "../base/log.ts";
+import { makeRegistry, startOpsServer } from "../base/metrics.ts";
+import { systemRandom } from "../base/random.ts";
+import { type RunningRole, runRole } from "../base/role.ts";
+import { readToken } from "../base/token.ts";
+import { DirectoryClient } from "../directory/client.ts";
+import { HeartbeatLoop } from "./heartbeat.ts";
+import { makeStoreMetrics } from "./metrics.ts";
+import { makeStoreServer } from "./server.ts";
+import { Store } from "./store.ts";
+
+export interface StoreConfig {
+  /** Folder of the volumes. */
+  data: string;
+  host: string;
+  port: number;
+  opsHost: string;
+  opsPort: number;
+  /** `host:port` under which gateways reach this store, where it is not the one it listens on. */
+  advertise?: string | undefined;
+  /** `host:port` of the directory. */
+  directory: string;
+  tokenFile: string;
+  volumeBytes: number;
+  reserveBytes: number;
+  logLevel: LogLevel;
+}
+
+export async function runStore(config: StoreConfig): Promise<void> {
+  const log = makeLog("store", config.logLevel);
+  await runRole(log, async (): Promise<RunningRole> => {
+    const token = readToken(config.tokenFile);
+    const store = await Store.open({
+      files: diskFiles,
+      clock: systemClock,
+      random: systemRandom,
+      log,
+      folder: path.resolve(config.data),
+      volumeBytes: config.volumeBytes,
+      reserveBytes: config.reserveBytes,
+    });
+    const registry = makeRegistry("store");
+    let heartbeats: HeartbeatLoop | undefined;
+    const server = makeStoreServer({
+      store,
+      token,
+      log,
+      metrics: makeStoreMetrics(store, registry),
+      onVolumeClosed: () => heartbeats?.hurry(),
+    });
+    const address = formatAddress(await listen(server, config));
+    const caller = new Caller(token);
+    heartbeats = new HeartbeatLoop({
+      store,
+      directory: new DirectoryClient(caller, config.directory),
+      run: systemRandom.bytes(8).toString("hex"),
+      address: config.advertise ?? address,
+      log,
+    });
+    heartbeats.start();
+    const ops = await startOpsServer(
+      { host: config.opsHost, port: config.opsPort },
+      {
+        registry,
+        readiness: () =>
+          heartbeats?.isAnswered === true ? undefined : "the directory does not answer",
+      },
+    );
+    return {
+      ready: { address, opsAddress: formatAddress(ops.address) },
+      async close() {
+        await closeServer(server, 8_000);
+        await heartbeats?.stop();
+        await caller.close();
+        await store.close();
+        await closeServer(ops.server, 100);
+      },
+    };
+  });
+}

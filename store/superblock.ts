@@ -1,0 +1,87 @@
+/**
+ * The superblock: what a volume file says of itself. Written twice, each copy in a page of its own, so
+ * that one bad sector does not cost the volume.
+ */
+
+import { crc32 } from "../base/checksum.ts";
+import { Failure } from "../base/failure.ts";
+import type { VolumeIdentity } from "./needle.ts";
+
+export const volumeClasses = ["original", "native", "variant", "journal"] as const;
+export type VolumeClass = (typeof volumeClasses)[number];
+
+export interface Superblock extends VolumeIdentity {
+  volume: number;
+  class: VolumeClass;
+  createdMs: number;
+}
+
+const formatVersion = 1;
+const magic = Buffer.from("HAYLOFTV", "latin1");
+const copyBytes = 4_096;
+const copies = 2;
+
+/** Where the first needle goes. */
+export const superblockBytes: number = copyBytes * copies;
+
+// Superblock copy, little-endian, in the order written; the rest of its page is zero:
+//    0  magic          8 B   "HAYLOFTV"
+//    8  formatVersion  u32
+//   12  volume         u32   id
+//   16  uuid           16 B
+//   32  generation     u32   how often the volume was compacted
+//   36  class          u32   index in `volumeClasses`
+//   40  recordMagic    8 B
+//   48  createdMs      u64
+//   56  crc            u32   of all before it
+const at = {
+  magic: 0,
+  formatVersion: 8,
+  volume: 12,
+  uuid: 16,
+  generation: 32,
+  class: 36,
+  recordMagic: 40,
+  createdMs: 48,
+  crc: 56,
+} as const;
+
+export function encodeSuperblock(superblock: Superblock): Buffer {
+  const page = Buffer.alloc(copyBytes);
+  magic.copy(page, at.magic);
+  page.writeUInt32LE(formatVersion, at.formatVersion);
+  page.writeUInt32LE(superblock.volume, at.volume);
+  superblock.uuid.copy(page, at.uuid);
+  page.writeUInt32LE(superblock.generation, at.generation);
+  page.writeUInt32LE(volumeClasses.indexOf(superblock.class), at.class);
+  superblock.recordMagic.copy(page, at.recordMagic);
+  page.writeUIntLE(superblock.createdMs, at.createdMs, 6);
+  page.writeUInt32LE(crc32(page.subarray(0, at.crc)), at.crc);
+  return Buffer.concat(Array.from({ length: copies }, () => page));
+}
+
+/** Reads the first copy that verifies. Fails with `corrupt` if none does, or if the version is unknown. */
+export function decodeSuperblock(bytes: Buffer, file: string): Superblock {
+  for (let start = 0; start + copyBytes <= bytes.length; start += copyBytes) {
+    const page = bytes.subarray(start, start + copyBytes);
+    if (crc32(page.subarray(0, at.crc)) !== page.readUInt32LE(at.crc)) continue;
+    if (page.compare(magic, 0, magic.length, 0, magic.length) !== 0) continue;
+    const version = page.readUInt32LE(at.formatVersion);
+    const volumeClass = volumeClasses[page.readUInt32LE(at.class)];
+    if (version !== formatVersion || volumeClass === undefined) {
+      throw new Failure(
+        "corrupt",
+        `Cannot read ${file}: it has format version ${version}, this program knows version ${formatVersion}`,
+      );
+    }
+    return {
+      volume: page.readUInt32LE(at.volume),
+      uuid: Buffer.from(page.subarray(at.uuid, at.generation)),
+      generation: page.readUInt32LE(at.generation),
+      class: volumeClass,
+      recordMagic: Buffer.from(page.subarray(at.recordMagic, at.createdMs)),
+      createdMs: page.readUIntLE(at.createdMs, 6),
+    };
+  }
+  throw new Failure("corrupt", `Cannot read ${file}: neither copy of its superblock verifies`);
+}
