@@ -1,0 +1,138 @@
+/** What the catalog keeps, as plain data, and the rules that need nothing but the data. */
+
+import { Failure } from "../base/failure.ts";
+
+export interface ChunkRef {
+  /** The blob's fid, as text. */
+  fid: string;
+  /** Bytes of the object in this chunk. */
+  length: number;
+}
+
+export interface ImageFacts {
+  /** Width and height are those stored, before `orientation` is applied. */
+  width: number;
+  height: number;
+  /** EXIF's, 1 … 8. */
+  orientation: number;
+  format: "jpeg" | "png" | "webp" | "avif" | "gif" | "heic" | "svg" | "tiff";
+  pages: number;
+  hasAlpha: boolean;
+}
+
+export interface ObjectVersion {
+  bucket: string;
+  key: string;
+  /** `null`, as text, for what was put while versioning was off or suspended. */
+  versionId: string;
+  isDeleteMarker: boolean;
+  isLatest: boolean;
+  size: number;
+  /** 32 hex digits, without quotes; empty for a delete marker. */
+  etag: string;
+  contentType: string;
+  cacheControl?: string;
+  contentDisposition?: string;
+  meta: Record<string, string>;
+  image?: ImageFacts;
+  chunks: ChunkRef[];
+  modifiedMs: number;
+}
+
+/** What a caller knows of a version before it is in the catalog. */
+export interface NewVersion {
+  bucket: string;
+  key: string;
+  /** A fresh one from `newVersionId`; it becomes `null` where versioning is not on. */
+  versionId: string;
+  size: number;
+  etag: string;
+  contentType: string;
+  cacheControl?: string | undefined;
+  contentDisposition?: string | undefined;
+  meta: Record<string, string>;
+  image?: ImageFacts | undefined;
+  chunks: ChunkRef[];
+}
+
+/** What a PUT demands of the live object that it would replace. ETags are without quotes. */
+export interface PutConditions {
+  ifMatch?: string[] | "*" | undefined;
+  ifNoneMatch?: string[] | "*" | undefined;
+}
+
+export interface DeleteResult {
+  deleted: "nothing" | "version" | "marker-created" | "marker-removed";
+  /** Of the marker created or the version removed; absent where versioning is off and none was named. */
+  versionId?: string;
+  /** What was created or removed is a delete marker. */
+  isDeleteMarker: boolean;
+}
+
+export type Versioning = "off" | "on" | "suspended";
+
+export interface BucketSettings {
+  publicRead: boolean;
+  versioning: Versioning;
+  images: "ladder" | "open" | "off";
+  maxObjectBytes: number;
+}
+
+export interface Bucket {
+  name: string;
+  createdMs: number;
+  settings: BucketSettings;
+}
+
+export const defaultSettings: BucketSettings = {
+  publicRead: false,
+  versioning: "off",
+  images: "ladder",
+  maxObjectBytes: 5 * 2 ** 30,
+};
+
+/** The settings after a change: versioning that was ever on can't be off again, only suspended. */
+export function patchSettings(
+  settings: BucketSettings,
+  patch: Partial<BucketSettings>,
+): BucketSettings {
+  const patched = { ...settings, ...patch };
+  const wasEverOn = settings.versioning !== "off";
+  return wasEverOn && patched.versioning === "off"
+    ? { ...patched, versioning: "suspended" }
+    : patched;
+}
+
+const keyBytesMax = 1_024;
+
+/** The bytes that a key is compared by. */
+export function encodeKey(key: string): Buffer {
+  const bytes = encodeText(key);
+  if (bytes.length === 0) {
+    throw new Failure("bad-request", "Cannot use the key: it is empty", {
+      code: "InvalidArgument",
+    });
+  }
+  if (bytes.length > keyBytesMax) {
+    throw new Failure(
+      "bad-request",
+      `Cannot use the key: it has ${bytes.length} bytes and may have ${keyBytesMax}`,
+      { code: "KeyTooLongError" },
+    );
+  }
+  return bytes;
+}
+
+/** UTF-8, or a refusal where it would have to replace half a character and so mix up two keys. */
+export function encodeText(text: string): Buffer {
+  if (!text.isWellFormed()) {
+    throw new Failure("bad-request", "Cannot use the key: it is not valid Unicode", {
+      code: "InvalidURI",
+    });
+  }
+  return Buffer.from(text, "utf8");
+}
+
+export function decodeText(bytes: Uint8Array): string {
+  return Buffer.from(bytes.buffer, bytes.byteOffset, bytes.length).toString("utf8");
+}

@@ -1,0 +1,53 @@
+/**
+ * The thread that writes the catalog: it alone has the database open for writing, and runs one group of
+ * changes after the other. `WriterQueue` starts it and speaks with it.
+ */
+
+import assert from "node:assert";
+import { parentPort, workerData } from "node:worker_threads";
+import { kyselyOn, migrate, openSqlite } from "../base/sqlite.ts";
+import { Changes } from "./changes.ts";
+import { describe, type FailureData, type Group, type GroupResult, runGroup } from "./group.ts";
+import { migrations, type Tables } from "./schema.ts";
+import { closeSession, openSession } from "./session.ts";
+
+export interface WriterSettings {
+  file: string;
+  /** The catalog's id, if it has none yet. */
+  freshId: string;
+  nowMs: number;
+  deleteDelayMs: number;
+}
+
+export type ToWriter = { type: "group"; group: Group } | { type: "close"; nowMs: number };
+
+export type FromWriter =
+  | { type: "opened"; id: string; session: number }
+  | { type: "refused"; failure: FailureData }
+  | { type: "answered"; result: GroupResult };
+
+assert(parentPort !== null, "the writer is a thread");
+const port = parentPort;
+const answer = (message: FromWriter) => port.postMessage(message);
+
+try {
+  const { file, freshId, nowMs, deleteDelayMs } = workerData as WriterSettings;
+  const database = openSqlite(file, "write");
+  await migrate(kyselyOn<Tables>(database), migrations);
+  const { id, session } = openSession(database, { freshId, nowMs });
+  const changes = new Changes({ database, session, deleteDelayMs });
+
+  port.on("message", (message: ToWriter) => {
+    if (message.type === "group") {
+      const make = changes.make.bind(changes);
+      answer({ type: "answered", result: runGroup(database, make, message.group) });
+      return;
+    }
+    closeSession(database, { session, nowMs: message.nowMs });
+    database.close();
+    port.close();
+  });
+  answer({ type: "opened", id, session });
+} catch (error) {
+  answer({ type: "refused", failure: describe(error) });
+}
