@@ -5,7 +5,7 @@
  * that killing the parent leaves no orphan. A signal may come twice (to the group, and from the parent).
  */
 
-import { Failure, messageOf, toFailure } from "./failure.ts";
+import { messageOf, toFailure } from "./failure.ts";
 import type { Log } from "./log.ts";
 
 /** What a started role gives its supervisor to know. */
@@ -66,29 +66,13 @@ export async function runRole(log: Log, start: () => Promise<RunningRole>): Prom
   } catch (error) {
     const failure = toFailure(error);
     const isHopeless = failure.kind === "conflict" || failure.kind === "bad-request";
-    log.fatal({ err: failure.cause ?? undefined }, failure.message);
-    process.send?.({ failed: failure.kind === "internal" ? messageOf(error) : failure.message });
+    const text = failure.kind === "internal" ? messageOf(error) : failure.message;
+    // A supervisor tells its user; alone, the log is where a user looks.
+    if (failure.kind === "internal") log.fatal({ err: failure.cause ?? error }, "start failed");
+    else if (process.send === undefined) log.fatal(failure.message);
+    process.send?.({ failed: text });
     process.exit(isHopeless ? exitCodeHopeless : 1);
   }
   log.info(role.ready, "ready");
   process.send?.({ ready: role.ready });
-}
-
-/** Fails a start that takes too long instead of letting it hang. */
-export async function within<Value>(
-  limitMs: number,
-  what: string,
-  promise: Promise<Value>,
-): Promise<Value> {
-  let timer: NodeJS.Timeout | undefined;
-  const late = new Promise<never>((_resolve, reject) => {
-    timer = setTimeout(() => {
-      reject(new Failure("timeout", `Cannot ${what}: not done within ${limitMs} ms`));
-    }, limitMs);
-  });
-  try {
-    return await Promise.race([promise, late]);
-  } finally {
-    clearTimeout(timer);
-  }
 }

@@ -148,7 +148,6 @@ export class Supervisor<Ready> extends EventEmitter<SupervisorEvents<Ready>> {
       this.#ready = undefined;
       if (this.#stopping) return;
       const reason = failed ?? (signal === null ? `exit code ${code}` : `signal ${signal}`);
-      log.warn({ child: name, reason }, "a child process ended");
       this.emit("died", reason);
       if (performance.now() - startedMs > steadyMs) this.#failures = 0;
       this.#failures += 1;
@@ -157,6 +156,7 @@ export class Supervisor<Ready> extends EventEmitter<SupervisorEvents<Ready>> {
         this.emit("gaveUp", new Failure("unavailable", `Cannot run ${name}: ${reason}`));
         return;
       }
+      log.warn({ child: name, reason }, "a child process ended and is started again");
       this.#restarts += 1;
       const delayMs = Math.min(backoffMs.first * 2 ** (this.#failures - 1), backoffMs.last);
       this.#retry = setTimeout(() => this.#spawn(), delayMs);

@@ -24,7 +24,6 @@ export type {
   Order,
   StoreStatus,
   VolumeClass,
-  VolumeStatus,
 } from "./protocol.ts";
 
 const callTimeoutMs = 5_000;

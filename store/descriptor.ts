@@ -32,7 +32,7 @@ const descriptorSchema: z.ZodType<Descriptor> = z.strictObject({
 });
 
 /** One line of JSON, and a line with its CRC-32 in hex. */
-export function encodeDescriptor(descriptor: Descriptor): Buffer {
+function encodeDescriptor(descriptor: Descriptor): Buffer {
   const json = JSON.stringify(descriptor);
   return Buffer.from(`${json}\n${crc32(Buffer.from(json)).toString(16).padStart(8, "0")}\n`);
 }

@@ -77,8 +77,10 @@ export async function runStore(config: StoreConfig): Promise<void> {
       ready: { address, opsAddress: formatAddress(ops.address) },
       async close() {
         await closeServer(server, 8_000);
-        await heartbeats?.stop();
+        // A heartbeat that waits for a directory that is away is cut short.
+        const stopped = heartbeats?.stop();
         await caller.close();
+        await stopped;
         await store.close();
         await closeServer(ops.server, 100);
       },

@@ -74,7 +74,7 @@ export const footerBytes = 16;
 export const digestBytes = 8;
 
 /** How data is stored. Values are part of the format. */
-export const codecs = { none: 0, lz4: 1, zstd: 2 } as const;
+const codecs = { none: 0, lz4: 1, zstd: 2 } as const;
 
 /** What a needle is bound to; the same for all needles of a volume's generation. */
 export interface VolumeIdentity {
@@ -156,7 +156,7 @@ export function headLength({
   return headerBytes + metadataLength + blockCount(dataLength) * 4;
 }
 
-export function blockCount(dataLength: number): number {
+function blockCount(dataLength: number): number {
   return Math.ceil(dataLength / blockBytes);
 }
 

@@ -7,8 +7,8 @@ import { crc32 } from "../base/checksum.ts";
 import { Failure } from "../base/failure.ts";
 import type { VolumeIdentity } from "./needle.ts";
 
-export const volumeClasses = ["original", "native", "variant", "journal"] as const;
-export type VolumeClass = (typeof volumeClasses)[number];
+const volumeClasses = ["original", "native", "variant", "journal"] as const;
+type VolumeClass = (typeof volumeClasses)[number];
 
 export interface Superblock extends VolumeIdentity {
   volume: number;

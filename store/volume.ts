@@ -107,7 +107,7 @@ const headReadBytes = 65_536;
 const warmReadBytesMax = 65_536;
 
 /** Where the largest volume ends: offsets are u32 in units of 8 bytes. */
-export const volumeBytesMax: number = 0xffff_ffff * unitBytes;
+const volumeBytesMax: number = 0xffff_ffff * unitBytes;
 
 export class Volume {
   readonly superblock: Superblock;

@@ -1,0 +1,123 @@
+/** The gateway's process: opens the catalog, starts the image process, serves, stops. */
+
+import { systemClock } from "../base/clock.ts";
+import { Caller } from "../base/http-call.ts";
+import { closeServer, formatAddress, listen } from "../base/http-serve.ts";
+import { type LogLevel, makeLog } from "../base/log.ts";
+import { makeRegistry, startOpsServer } from "../base/metrics.ts";
+import { systemRandom } from "../base/random.ts";
+import { type RunningRole, runRole } from "../base/role.ts";
+import { readToken } from "../base/token.ts";
+import { BlobCache } from "../cache/lru.ts";
+import { Catalog } from "../catalog/catalog.ts";
+import { DirectoryClient, VolumeDirectory } from "../directory/client.ts";
+import { StoreClient } from "../store/client.ts";
+import { Blobs } from "./blobs.ts";
+import { Buckets } from "./buckets.ts";
+import { readCredentials } from "./client.ts";
+import { Forms } from "./forms.ts";
+import { Images } from "./images/images.ts";
+import { makeGatewayMetrics } from "./metrics.ts";
+import { Objects } from "./objects.ts";
+import { Outbox } from "./outbox.ts";
+import { Pictures } from "./pictures.ts";
+import { makeGatewayServer } from "./server.ts";
+import { Uploader } from "./upload.ts";
+
+export interface GatewayConfig {
+  /** Folder of the catalog. */
+  data: string;
+  host: string;
+  port: number;
+  opsHost: string;
+  opsPort: number;
+  /** `host:port` of the directory. */
+  directory: string;
+  /** JSON with accessKey and secretKey of the root user. */
+  credentials: string;
+  tokenFile: string;
+  cacheBytes: number;
+  deleteDelayMs: number;
+  logLevel: LogLevel;
+}
+
+/** A value may take this part of the cache: one large picture must not push out all others. */
+const valueShare = 1 / 16;
+
+export async function runGateway(config: GatewayConfig): Promise<void> {
+  const log = makeLog("gateway", config.logLevel);
+  await runRole(log, async (): Promise<RunningRole> => {
+    const registry = makeRegistry("gateway");
+    const root = readCredentials(config.credentials);
+    const caller = new Caller(readToken(config.tokenFile));
+    const catalog = await Catalog.open({
+      folder: config.data,
+      log,
+      clock: systemClock,
+      random: systemRandom,
+      deleteDelayMs: config.deleteDelayMs,
+      onFatal: (error) => {
+        // Whether its last commits happened is known only after opening it anew.
+        log.fatal({ err: error }, "the catalog failed");
+        process.exit(1);
+      },
+    });
+    await catalog.putAccessKey(root.accessKey, root.secretKey);
+
+    const directory = new DirectoryClient(caller, config.directory);
+    const volumes = new VolumeDirectory(directory, log);
+    volumes.start();
+    const blobs = new Blobs({
+      directory: volumes,
+      stores: new StoreClient(caller),
+      random: systemRandom,
+      owner: { catalog: catalog.id, session: catalog.session },
+    });
+    const images = await Images.start({ log, registry });
+    const cache = new BlobCache<Buffer>({
+      capacityBytes: config.cacheBytes,
+      valueBytesMax: Math.max(config.cacheBytes * valueShare, 1),
+      sizeOf: (value) => value.length,
+    });
+    const uploader = new Uploader({ catalog, blobs, images, log });
+    const pictures = new Pictures({ blobs, images, cache });
+    const parts = { catalog, blobs, uploader, clock: systemClock, random: systemRandom };
+    const server = makeGatewayServer({
+      catalog,
+      buckets: new Buckets(catalog),
+      objects: new Objects({ ...parts, cache, pictures }),
+      forms: new Forms(parts),
+      directory,
+      metrics: makeGatewayMetrics(registry, cache),
+      log,
+    });
+    const outbox = new Outbox({ catalog, blobs, log, onDeleted: (fid) => cache.delete(fid) });
+    outbox.start();
+    const address = await listen(server, config);
+    const ops = await startOpsServer(
+      { host: config.opsHost, port: config.opsPort },
+      { registry, readiness: () => unreadiness(volumes, images) },
+    );
+    return {
+      ready: { address: formatAddress(address), opsAddress: formatAddress(ops.address) },
+      async close() {
+        await closeServer(server, 9_000);
+        await outbox.stop();
+        await images.close();
+        await volumes.close();
+        await catalog.close();
+        await caller.close();
+        await closeServer(ops.server, 100);
+      },
+    };
+  });
+}
+
+function unreadiness(volumes: VolumeDirectory, images: Images): string | undefined {
+  if (!volumes.isReady) return "the directory has not answered yet";
+  if (!images.isReady) return "the image process is not ready";
+  return volumes.chooseWritable("original", new Set(), 0) === undefined &&
+    !volumes.isFull("original")
+    ? "no store takes blobs"
+    : undefined;
+}

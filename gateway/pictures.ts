@@ -1,0 +1,132 @@
+/**
+ * Pictures: a transform of an object, rendered once however many ask, and kept in the cache.
+ *
+ * Invariants:
+ * - A variant's key, and so its ETag, is known before it is rendered: 304 and HEAD decode nothing.
+ * - The plan is made, and refused if need be, from facts alone, before any byte is decoded.
+ */
+
+import type { Context } from "koa";
+import { Failure } from "../base/failure.ts";
+import { SingleFlight } from "../cache/fill.ts";
+import type { BlobCache } from "../cache/lru.ts";
+import type { ImageFacts, ObjectVersion } from "../catalog/model.ts";
+import type { Blobs } from "./blobs.ts";
+import { decideRead } from "./conditions.ts";
+import type { Images } from "./images/images.ts";
+import { planTransform, type RenderPlan, readTransform, variantKey } from "./images/transform.ts";
+import { versionHeaders } from "./object-headers.ts";
+import type { ObjectRequest } from "./object-request.ts";
+
+/** The largest original that is decoded; what has fewer pixels than allowed is hardly ever over it. */
+const sourceBytesMax = 64 * 1_048_576;
+
+export class Pictures {
+  readonly #blobs: Blobs;
+  readonly #images: Images;
+  readonly #cache: BlobCache<Buffer>;
+  readonly #renders = new SingleFlight<Buffer>();
+
+  constructor({
+    blobs,
+    images,
+    cache,
+  }: { blobs: Blobs; images: Images; cache: BlobCache<Buffer> }) {
+    this.#blobs = blobs;
+    this.#images = images;
+    this.#cache = cache;
+  }
+
+  /** What to render, or undefined when the request asks for no transform. */
+  async plan(
+    { bucket, query, requestId }: ObjectRequest,
+    version: ObjectVersion,
+    accept: string,
+  ): Promise<RenderPlan | undefined> {
+    const transform = readTransform(query);
+    if (transform === undefined) return undefined;
+    const facts = version.image ?? (await this.#readFacts(version, requestId));
+    const policy = bucket.settings.images;
+    const plan = planTransform(transform, facts, {
+      policy,
+      accept: accept === "" ? undefined : accept,
+    });
+    if (version.size > sourceBytesMax) {
+      throw new Failure("too-large", `Cannot resize: the original is over ${sourceBytesMax} bytes`);
+    }
+    return plan;
+  }
+
+  async answer(
+    context: Context,
+    { bucket, requestId }: ObjectRequest,
+    version: ObjectVersion,
+    plan: RenderPlan,
+  ): Promise<void> {
+    const fids = version.chunks.map(({ fid }) => fid);
+    const key = variantKey({ fids, plan, revision: this.#images.revision });
+    const validators = { etag: key, modifiedMs: version.modifiedMs };
+    const { contentDisposition: _, ...described } = version;
+    const isVersioned = bucket.settings.versioning !== "off";
+    for (const [name, value] of versionHeaders({ ...described, etag: key }, isVersioned)) {
+      if (name !== "Accept-Ranges") context.set(name, value);
+    }
+    if (plan.varyAccept) context.set("Vary", "Accept");
+    const decision = decideRead(context.req.headers, validators);
+    if (decision === "failed") {
+      throw new Failure("precondition-failed", "Cannot answer: the picture is another by now");
+    }
+    if (decision === "not-modified") {
+      context.status = 304;
+      return;
+    }
+    context.status = 200;
+    context.set("Content-Type", plan.contentType);
+    const cached = this.#cache.get(key);
+    if (context.req.method === "HEAD") {
+      if (cached !== undefined) context.length = cached.length;
+      return;
+    }
+    const gone = new AbortController();
+    context.res.once("close", () => gone.abort());
+    context.body = cached ?? (await this.#render(key, version, plan, requestId, gone.signal));
+    context.set("Content-Type", plan.contentType);
+  }
+
+  async #render(
+    key: string,
+    version: ObjectVersion,
+    plan: RenderPlan,
+    requestId: string,
+    gone: AbortSignal,
+  ): Promise<Buffer> {
+    return await this.#renders.run(
+      key,
+      async (signal) => {
+        const source = await this.#source(version, requestId);
+        const { bytes } = await this.#images.render({ source, plan, signal, requestId });
+        this.#cache.set(key, bytes);
+        return bytes;
+      },
+      gone,
+    );
+  }
+
+  async #source(
+    { chunks, size }: ObjectVersion,
+    requestId: string,
+  ): Promise<Buffer | AsyncIterable<Buffer>> {
+    const [only] = chunks;
+    if (chunks.length === 1 && only !== undefined) {
+      return this.#cache.get(only.fid) ?? (await this.#blobs.read(only.fid, requestId));
+    }
+    return this.#blobs.streamChunks(chunks, { start: 0, end: size }, requestId);
+  }
+
+  /** Facts of what was uploaded while they could not be read. */
+  async #readFacts({ chunks }: ObjectVersion, requestId: string): Promise<ImageFacts | undefined> {
+    const [first] = chunks;
+    if (first === undefined) return undefined;
+    return await this.#images.facts(await this.#blobs.read(first.fid, requestId));
+  }
+}

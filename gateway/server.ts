@@ -1,0 +1,206 @@
+/**
+ * The gateway's routes, and what is done around each of them: request id, who asks, failures, metrics.
+ *
+ *   GET    /                      buckets
+ *   GET    /_status               stores, volumes, buckets: for operators
+ *   PUT    /{bucket}              make a bucket            DELETE, HEAD likewise
+ *   GET    /{bucket}              list objects             ?settings: the bucket's settings
+ *   PATCH  /{bucket}?settings     change settings
+ *   POST   /{bucket}              upload a form
+ *   PUT    /{bucket}/{key}        store an object          GET, HEAD, DELETE likewise
+ */
+
+import { createServer, type IncomingMessage, type Server } from "node:http";
+import Router from "@koa/router";
+import Koa, { type Context } from "koa";
+import { Failure } from "../base/failure.ts";
+import { requestIdHeader, requestIdOf } from "../base/http-serve.ts";
+import type { Log } from "../base/log.ts";
+import type { Catalog } from "../catalog/catalog.ts";
+import type { DirectoryClient } from "../directory/client.ts";
+import { prefersJson, sendFailure } from "./answers.ts";
+import { authenticate, type Principal, requireRead, requireRoot } from "./auth.ts";
+import type { Buckets } from "./buckets.ts";
+import type { GatewayStatus } from "./client.ts";
+import type { Forms } from "./forms.ts";
+import type { GatewayMetrics } from "./metrics.ts";
+import type { ObjectRequest } from "./object-request.ts";
+import type { Objects } from "./objects.ts";
+import { readTarget, splitUrl } from "./target.ts";
+
+export interface GatewayServerOptions {
+  catalog: Catalog;
+  buckets: Buckets;
+  objects: Objects;
+  forms: Forms;
+  directory: DirectoryClient;
+  metrics: GatewayMetrics;
+  log: Log;
+}
+
+interface State {
+  requestId: string;
+  principal: Principal;
+  query: URLSearchParams;
+}
+
+// One segment is a bucket, with or without a slash behind it; more is an object.
+const bucketPath = /^\/[^/]+\/?$/;
+const objectPath = /^\/[^/]+\/.+$/s;
+
+export function makeGatewayServer(options: GatewayServerOptions): Server {
+  const application = new Koa<State>();
+  // Failures are answered here and logged here; koa's own words are for nobody.
+  application.silent = true;
+  const router = makeRouter(options);
+  const metrics = options.metrics.requestSeconds;
+  application.use(async (context, next) => {
+    const startedMs = performance.now();
+    const { req, res } = context;
+    const requestId = requestIdOf(req);
+    context.set(requestIdHeader, requestId);
+    context.state.requestId = requestId;
+    res.once("close", () => {
+      const route = routeOf(req);
+      const seconds = (performance.now() - startedMs) / 1_000;
+      metrics.observe({ method: req.method ?? "", route, status: res.statusCode }, seconds);
+      options.log.debug({
+        requestId,
+        method: req.method,
+        url: req.url,
+        status: res.statusCode,
+        seconds,
+      });
+    });
+    try {
+      context.state.query = new URLSearchParams(splitUrl(req.url ?? "/").query);
+      context.state.principal = authenticate(options.catalog, req.headers.authorization);
+      await next();
+    } catch (error) {
+      context.respond = false;
+      if (res.destroyed) return; // nobody is there any more
+      sendFailure(req, res, error, { log: options.log, requestId, asJson: prefersJson(req) });
+    }
+  });
+  application.use(router.routes());
+  application.use((context) => {
+    const { path } = splitUrl(context.req.url ?? "/");
+    throw path === "/" || bucketPath.test(path) || objectPath.test(path)
+      ? new Failure("method-not-allowed", `Cannot ${context.method} here`)
+      : new Failure("not-found", "Cannot find anything here");
+  });
+
+  const handle = application.callback();
+  const server = createServer(handle);
+  // The credentials are looked at before a body is asked for: see `readParts` and `continueBody`.
+  server.on("checkContinue", (request: IncomingMessage, response) => {
+    waitingForContinue.add(request);
+    handle(request, response).catch(() => response.destroy());
+  });
+  // A slow upload is an honest one while something comes: `readParts` watches for that.
+  server.requestTimeout = 0;
+  server.headersTimeout = 30_000;
+  server.keepAliveTimeout = 15_000;
+  return server;
+}
+
+const waitingForContinue = new WeakSet<IncomingMessage>();
+
+/** Tells a client that waits for it that its body is wanted (RFC 9110, 10.1.1). */
+function continueBody({ req, res }: Context): void {
+  if (waitingForContinue.delete(req)) res.writeContinue();
+}
+
+function makeRouter(options: GatewayServerOptions): Router<State> {
+  const { catalog, buckets, objects, forms, directory } = options;
+  const router = new Router<State>();
+
+  const bucketOf = (context: Context & { state: State }) =>
+    readTarget(splitUrl(context.req.url ?? "/").path).bucket;
+  /** For whom an object's request is allowed, its bucket and key. */
+  const objectOf = (
+    context: Context & { state: State },
+    right: "read" | "write",
+  ): ObjectRequest => {
+    const { principal, query, requestId } = context.state;
+    const { bucket: name, key } = readTarget(splitUrl(context.req.url ?? "/").path);
+    if (right === "write") requireRoot(principal);
+    const bucket = buckets.require(name);
+    if (right === "read") requireRead(principal, bucket);
+    if (key === undefined) throw new Failure("bad-request", "Cannot use the key: it is empty");
+    return { bucket, key, query, requestId };
+  };
+
+  router.get("/", (context) => {
+    requireRoot(context.state.principal);
+    buckets.listAll(context);
+  });
+  router.get("/_status", async (context) => {
+    requireRoot(context.state.principal);
+    const { stores } = await directory.status(context.state.requestId);
+    const usage = new Map(catalog.usage().map((each) => [each.bucket, each]));
+    const status: GatewayStatus = {
+      stores,
+      buckets: catalog.buckets().map(({ name, settings }) => {
+        const { objects: count = 0, bytes = 0 } = usage.get(name) ?? {};
+        return { name, objects: count, bytes, settings };
+      }),
+    };
+    context.body = `${JSON.stringify(status)}\n`;
+    context.type = "application/json";
+  });
+
+  router.put(bucketPath, async (context) => {
+    requireRoot(context.state.principal);
+    continueBody(context);
+    await buckets.create(context, bucketOf(context));
+  });
+  router.delete(bucketPath, async (context) => {
+    requireRoot(context.state.principal);
+    await buckets.delete(context, bucketOf(context));
+  });
+  router.get(bucketPath, (context) => {
+    requireRoot(context.state.principal);
+    const { query } = context.state;
+    const bucket = buckets.require(bucketOf(context));
+    if (query.has("settings")) buckets.showSettings(context, bucket);
+    else buckets.list(context, bucket, query);
+  });
+  router.patch(bucketPath, async (context) => {
+    requireRoot(context.state.principal);
+    const bucket = buckets.require(bucketOf(context));
+    if (!context.state.query.has("settings")) {
+      throw new Failure("method-not-allowed", "Cannot PATCH a bucket other than its ?settings");
+    }
+    continueBody(context);
+    await buckets.changeSettings(context, bucket);
+  });
+  router.post(bucketPath, async (context) => {
+    requireRoot(context.state.principal);
+    const { query, requestId } = context.state;
+    const bucket = buckets.require(bucketOf(context));
+    continueBody(context);
+    await forms.post(context, { bucket, query, requestId });
+  });
+
+  router.put(objectPath, async (context) => {
+    const request = objectOf(context, "write");
+    continueBody(context);
+    await objects.put(context, request);
+  });
+  router.get(objectPath, async (context) => {
+    await objects.get(context, objectOf(context, "read"));
+  });
+  router.delete(objectPath, async (context) => {
+    await objects.delete(context, objectOf(context, "write"));
+  });
+  return router;
+}
+
+/** A route's name for metrics: few, and none with a user's words in it. */
+function routeOf({ url = "/" }: IncomingMessage): string {
+  const { path } = splitUrl(url);
+  if (path === "/") return "service";
+  if (path.startsWith("/_")) return "internal";
+  return bucketPath.test(path) ? "bucket" : "object";
+}

@@ -1,0 +1,206 @@
+/** The command line: `hayloft up`, the roles alone, and the operators' commands. */
+
+import { Command, InvalidArgumentError, Option } from "commander";
+import { Failure, messageOf } from "./base/failure.ts";
+import { logLevels } from "./base/log.ts";
+import { exitCodeHopeless } from "./base/role.ts";
+import { parseBytes } from "./base/units.ts";
+import { printStatus, setBucket } from "./operate.ts";
+import { up } from "./up.ts";
+
+const program = new Command("hayloft")
+  .description(
+    "A store for photos and small blobs: durable, verified to the last byte, with images resized on the way out.",
+  )
+  .version("0.1.0")
+  .showHelpAfterError("(add --help for what can be given)")
+  .addHelpText(
+    "after",
+    `
+Start here:
+  hayloft up                          one machine: directory, store and gateway, data in ./data
+  hayloft status                      what it holds
+  hayloft bucket set photos images=open`,
+  );
+
+const port = (text: string): number => {
+  const value = Number(text);
+  if (!/^[0-9]+$/.test(text) || value > 65_535) {
+    throw new InvalidArgumentError("a port is a number from 0 (any free one) to 65535.");
+  }
+  return value;
+};
+const bytes = (text: string): number => {
+  const value = parseBytes(text);
+  if (value === undefined) {
+    throw new InvalidArgumentError(
+      "a size is a number of bytes, or one with kB, MB, GB, KiB, MiB or GiB.",
+    );
+  }
+  return value;
+};
+const seconds = (text: string): number => {
+  const value = Number(text);
+  if (!/^[0-9]+(\.[0-9]+)?$/.test(text))
+    throw new InvalidArgumentError("a number of seconds is needed.");
+  return value;
+};
+
+const logLevel = () =>
+  new Option("--log-level <level>", "what to log on standard error")
+    .choices(logLevels)
+    .default("info");
+const opsOptions = () => [
+  new Option("--ops-host <host>", "address for /metrics, /livez and /readyz").default("127.0.0.1"),
+  new Option("--ops-port <port>", "its port, 0 for any").argParser(port).default(0),
+];
+const reserve = () =>
+  new Option("--reserve <size>", "free space at which a store takes no more blobs")
+    .argParser(bytes)
+    .default(1_073_741_824, "1GiB");
+const volumeSize = () =>
+  new Option("--volume-size <size>", "length at which a volume is full")
+    .argParser(bytes)
+    .default(32 * 1_073_741_824, "32GiB");
+const cacheBytes = () =>
+  new Option("--cache-bytes <size>", "memory for cached blobs and pictures, 0 for none")
+    .argParser(bytes)
+    .default(268_435_456, "256MiB");
+const deleteDelay = () =>
+  new Option(
+    "--delete-delay <seconds>",
+    "how long the bytes of a deleted object stay, for reads that run",
+  )
+    .argParser(seconds)
+    .default(900);
+const tokenFile = () =>
+  new Option(
+    "--token-file <file>",
+    "the cluster's secret, one file for all processes",
+  ).makeOptionMandatory();
+
+const upCommand = program
+  .command("up")
+  .summary("run everything on this machine")
+  .description(
+    "Runs a directory, a store and a gateway as child processes, with all data in one folder.",
+  )
+  .option("--data <folder>", "where everything is kept", "./data")
+  .option("--host <host>", "address that the gateway listens on", "127.0.0.1")
+  .addOption(
+    new Option("--port <port>", "the gateway's port, 0 for any").argParser(port).default(8333),
+  )
+  .addOption(
+    new Option("--directory-port <port>", "the directory's port, 0 for any")
+      .argParser(port)
+      .default(0),
+  )
+  .addOption(
+    new Option("--store-port <port>", "the store's port, 0 for any").argParser(port).default(0),
+  )
+  .addOption(reserve())
+  .addOption(volumeSize())
+  .addOption(cacheBytes())
+  .addOption(deleteDelay())
+  .addOption(logLevel().default("warn"));
+upCommand.action(async (options) => await up(options));
+
+const directoryCommand = program
+  .command("directory")
+  .summary("run a directory alone")
+  .description(
+    "Runs the directory: it knows which store has which volume, and gives out the right to write.",
+  )
+  .requiredOption("--data <folder>", "where its database is kept")
+  .option("--host <host>", "address to listen on", "127.0.0.1")
+  .addOption(
+    new Option("--port <port>", "port to listen on, 0 for any").argParser(port).default(9333),
+  )
+  .addOption(tokenFile())
+  .addOption(logLevel());
+for (const option of opsOptions()) directoryCommand.addOption(option);
+directoryCommand.action(async (options) => {
+  const { runDirectory } = await import("./directory/main.ts");
+  await runDirectory(options);
+});
+
+const storeCommand = program
+  .command("store")
+  .summary("run a store alone")
+  .description("Runs a store: it keeps blobs in volume files in one folder.")
+  .requiredOption("--data <folder>", "where its volumes are kept")
+  .requiredOption("--directory <host:port>", "the directory that it reports to")
+  .option("--host <host>", "address to listen on", "127.0.0.1")
+  .addOption(
+    new Option("--port <port>", "port to listen on, 0 for any").argParser(port).default(8080),
+  )
+  .option("--advertise <host:port>", "how gateways reach it, where that is another address")
+  .addOption(tokenFile())
+  .addOption(reserve())
+  .addOption(volumeSize())
+  .addOption(logLevel());
+for (const option of opsOptions()) storeCommand.addOption(option);
+storeCommand.action(async ({ reserve, volumeSize, ...options }) => {
+  const { runStore } = await import("./store/main.ts");
+  await runStore({ ...options, reserveBytes: reserve, volumeBytes: volumeSize });
+});
+
+const gatewayCommand = program
+  .command("gateway")
+  .summary("run a gateway alone")
+  .description("Runs the gateway: the public address, with uploads, objects and resized pictures.")
+  .requiredOption("--data <folder>", "where its database is kept")
+  .requiredOption("--directory <host:port>", "the directory that it asks")
+  .requiredOption("--credentials <file>", "JSON with accessKey and secretKey of the root user")
+  .option("--host <host>", "address to listen on", "127.0.0.1")
+  .addOption(
+    new Option("--port <port>", "port to listen on, 0 for any").argParser(port).default(8333),
+  )
+  .addOption(tokenFile())
+  .addOption(cacheBytes())
+  .addOption(deleteDelay())
+  .addOption(logLevel());
+for (const option of opsOptions()) gatewayCommand.addOption(option);
+gatewayCommand.action(async ({ deleteDelay, ...options }) => {
+  const { runGateway } = await import("./gateway/main.ts");
+  await runGateway({ ...options, deleteDelayMs: deleteDelay * 1_000 });
+});
+
+program
+  .command("status")
+  .summary("show stores, volumes, objects and bytes")
+  .description("Shows what a running Hayloft holds: stores, volumes, buckets, objects and bytes.")
+  .option("--data <folder>", "the data folder of the running `hayloft up`", "./data")
+  .option("--json", "for machines")
+  .action(async (options) => await printStatus(options));
+
+const bucketCommand = program.command("bucket").description("Settings of buckets.");
+bucketCommand
+  .command("set")
+  .summary("change a bucket's settings")
+  .description(
+    `Changes settings of a bucket, given as name=value:
+
+  public-read=true|false       anyone may read objects (not list them)
+  versioning=on|suspended      keep earlier versions
+  images=ladder|open|off       which sizes may be asked for: steps, any, none
+  max-object-bytes=SIZE        the largest object, up to 5GiB`,
+  )
+  .argument("<bucket>")
+  .argument("<settings...>", "name=value")
+  .option("--data <folder>", "the data folder of the running `hayloft up`", "./data")
+  .action(async (bucket, settings, options) => await setBucket(bucket, settings, options));
+
+try {
+  await program.parseAsync();
+} catch (error) {
+  // A sentence is enough for what has a known cause; anything else is a mistake of ours, shown whole.
+  const text =
+    error instanceof Failure
+      ? error.message
+      : error instanceof Error
+        ? error.stack
+        : messageOf(error);
+  process.stderr.write(`hayloft: ${text}\n`);
+  process.exitCode = error instanceof Failure && error.kind === "conflict" ? exitCodeHopeless : 1;
+}

@@ -1,0 +1,121 @@
+/** What operators do from the command line against a running `hayloft up`: status and bucket settings. */
+
+import Table from "cli-table3";
+import { Failure } from "./base/failure.ts";
+import { formatBytes, parseBytes } from "./base/units.ts";
+import { type Credentials, GatewayClient, type GatewayStatus } from "./gateway/client.ts";
+import { Installation } from "./installation.ts";
+
+/** Makes the bucket that every new Hayloft has. */
+export async function makeFirstBucket(address: string, credentials: Credentials): Promise<void> {
+  const client = new GatewayClient(`http://${address}`, credentials);
+  if ((await client.buckets()).length > 0) return;
+  await client.makeBucket("photos");
+  await client.changeSettings("photos", { publicRead: true });
+}
+
+export async function printStatus({ data, json }: { data: string; json?: boolean }): Promise<void> {
+  const status = await connect(data).status();
+  process.stdout.write(json === true ? `${JSON.stringify(status)}\n` : formatStatus(status));
+}
+
+function formatStatus({ buckets, stores }: GatewayStatus): string {
+  const storeTable = makeTable(["store", "address", "state", "volumes", "stored", "free"]);
+  for (const { store, address, state, volumes, freeBytes } of stores) {
+    const stored = volumes.reduce((sum, { lengthBytes }) => sum + lengthBytes, 0);
+    const sizes = [formatBytes(stored), formatBytes(freeBytes)];
+    storeTable.push([store, address, state, volumes.length, ...sizes]);
+  }
+  const volumeTable = makeTable([
+    "volume",
+    "class",
+    "state",
+    "needles",
+    "deleted",
+    "length",
+    "damaged",
+  ]);
+  for (const volume of stores.flatMap(({ volumes }) => volumes)) {
+    volumeTable.push([
+      volume.volume,
+      volume.class,
+      volume.state,
+      volume.needleCount,
+      volume.deletedCount,
+      formatBytes(volume.lengthBytes),
+      volume.damagedBytes === 0 ? "none" : formatBytes(volume.damagedBytes),
+    ]);
+  }
+  const bucketTable = makeTable(["bucket", "objects", "bytes", "public", "versioning", "images"]);
+  for (const { name, objects, bytes, settings } of buckets) {
+    const { publicRead, versioning, images } = settings;
+    bucketTable.push([
+      name,
+      objects,
+      formatBytes(bytes),
+      publicRead ? "read" : "no",
+      versioning,
+      images,
+    ]);
+  }
+  return `${[storeTable, volumeTable, bucketTable].join("\n\n")}\n`;
+}
+
+/** Columns and nothing between them: easy to read, and to cut up. */
+function makeTable(head: string[]): InstanceType<typeof Table> {
+  const none = Object.fromEntries(
+    ["top", "bottom", "left", "right", "mid"]
+      .flatMap((side) => [side, `${side}-mid`, `${side}-left`, `${side}-right`, `mid-${side}`])
+      .concat("left-mid", "right-mid", "mid-mid")
+      .map((name) => [name, ""]),
+  );
+  return new Table({
+    head,
+    chars: { ...none, middle: "  " },
+    style: { head: [], border: [], "padding-left": 0, "padding-right": 0 },
+  });
+}
+
+export async function setBucket(
+  bucket: string,
+  settings: string[],
+  { data }: { data: string },
+): Promise<void> {
+  const patch = Object.fromEntries(settings.map(parseSetting));
+  const changed = await connect(data).changeSettings(bucket, patch);
+  process.stdout.write(`${JSON.stringify(changed)}\n`);
+}
+
+/** One `name=value` of the command line as the settings' JSON has it. The gateway checks the values. */
+function parseSetting(text: string): [string, unknown] {
+  const [name = "", value] = text.split("=", 2);
+  if (value === undefined) {
+    throw new Failure("bad-request", `Cannot set "${text}": a setting is given as name=value`);
+  }
+  switch (name) {
+    case "public-read":
+      return ["publicRead", value === "true" ? true : value === "false" ? false : value];
+    case "versioning":
+    case "images":
+      return [name, value];
+    case "max-object-bytes":
+      return ["maxObjectBytes", parseBytes(value) ?? value];
+    default:
+      throw new Failure(
+        "bad-request",
+        `Cannot set "${name}": the settings are public-read, versioning, images and max-object-bytes`,
+      );
+  }
+}
+
+function connect(data: string): GatewayClient {
+  const installation = new Installation(data);
+  const { gateway } = installation.readRun();
+  if (gateway === undefined) {
+    throw new Failure(
+      "unavailable",
+      `Cannot reach Hayloft: no gateway runs in ${installation.folder}`,
+    );
+  }
+  return new GatewayClient(`http://${gateway.address}`, installation.readCredentials());
+}
