@@ -57,6 +57,17 @@ export function createSecretFile(file: string, content: string): boolean {
   }
 }
 
+/** A check of the token that a request carries, in a time that does not tell how much of it is right. */
+export function tokenCheck(token: string): (given: string | string[] | undefined) => boolean {
+  const expected = Buffer.from(token, "latin1");
+  const scratch = Buffer.alloc(expected.length);
+  return (given) => {
+    if (typeof given !== "string" || given.length !== expected.length) return false;
+    scratch.write(given, "latin1");
+    return timingSafeEqual(scratch, expected);
+  };
+}
+
 /** Whether two secrets are the same, in a time that does not tell how much of them is. */
 export function secretsEqual(left: string, right: string): boolean {
   const leftBytes = Buffer.from(left);

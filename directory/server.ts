@@ -11,7 +11,7 @@ import { z } from "zod";
 import { Failure, messageOf } from "../base/failure.ts";
 import { answerFailure, answerJson, readBody, requestIdOf } from "../base/http-serve.ts";
 import type { Log } from "../base/log.ts";
-import { secretsEqual, tokenHeader } from "../base/token.ts";
+import { tokenCheck, tokenHeader } from "../base/token.ts";
 import type { Directory } from "./directory.ts";
 import { heartbeatSchema } from "./protocol.ts";
 
@@ -23,9 +23,9 @@ export function makeDirectoryServer(
   directory: Directory,
   { token, log }: { token: string; log: Log },
 ): Server {
+  const isOurs = tokenCheck(token);
   const handle = async (request: IncomingMessage, response: ServerResponse) => {
-    const given = request.headers[tokenHeader];
-    if (typeof given !== "string" || !secretsEqual(given, token)) {
+    if (!isOurs(request.headers[tokenHeader])) {
       throw new Failure("forbidden", "Cannot answer: the call does not carry the cluster's token");
     }
     const url = new URL(request.url ?? "/", "http://directory");

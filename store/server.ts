@@ -12,12 +12,13 @@
 import { createServer, type IncomingMessage, type Server, type ServerResponse } from "node:http";
 import { pipeline } from "node:stream/promises";
 import { z } from "zod";
+import { AnswerBatch } from "../base/answer-batch.ts";
 import { Failure, messageOf } from "../base/failure.ts";
 import { formatFid, parseFid } from "../base/fid.ts";
 import { parseRange } from "../base/http-range.ts";
 import { answerFailure, answerJson, readBody, requestIdOf } from "../base/http-serve.ts";
 import type { Log } from "../base/log.ts";
-import { secretsEqual, tokenHeader } from "../base/token.ts";
+import { tokenCheck, tokenHeader } from "../base/token.ts";
 import type { StoreMetrics } from "./metrics.ts";
 import { dataBytesMax, type Owner } from "./needle.ts";
 import type { NeedleReader } from "./needle-reader.ts";
@@ -27,6 +28,7 @@ import type { Store } from "./store.ts";
 const deleteSchema = z.object({ fids: z.array(z.string()).max(10_000) });
 const deleteBytesMax = 1_048_576;
 const noMetadata = Buffer.alloc(0);
+const answers = new AnswerBatch();
 
 export interface StoreServerOptions {
   store: Store;
@@ -39,10 +41,9 @@ export interface StoreServerOptions {
 
 export function makeStoreServer(options: StoreServerOptions): Server {
   const { token, log, metrics } = options;
+  const isOurs = tokenCheck(token);
   const server = createServer((request, response) => {
-    const given = request.headers[tokenHeader];
-    const isOurs = typeof given === "string" && secretsEqual(given, token);
-    const handled = isOurs
+    const handled = isOurs(request.headers[tokenHeader])
       ? handle(options, request, response)
       : Promise.reject(
           new Failure("forbidden", "Cannot answer: the call does not carry the cluster's token"),
@@ -101,7 +102,7 @@ async function appendNeedle(
       ttlSeconds: 0,
     });
     metrics.appendSeconds.observe((performance.now() - startedMs) / 1_000);
-    answerJson(response, 201, { fid: formatFid(fid) });
+    answers.push(() => answerJson(response, 201, { fid: formatFid(fid) }));
   } catch (error) {
     if (volume.report().closedBecause !== undefined) onVolumeClosed();
     throw error;
@@ -157,7 +158,7 @@ async function sendData(
   }
   const whole = needle.whole();
   if (whole !== undefined) {
-    response.writeHead(status, headers).end(whole.subarray(start, end));
+    answers.push(() => response.writeHead(status, headers).end(whole.subarray(start, end)));
     return;
   }
   // The head goes out with the first piece, so that damage in it still gets an honest status.

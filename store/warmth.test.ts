@@ -19,15 +19,14 @@ test("A needle is warm once it was touched, and others are not", () => {
   ]);
 });
 
-test("Several wrong guesses pause guessing, the next ones for longer", () => {
+test("Guesses that cost more than they save pause guessing, the next time for longer", () => {
   const { warmth, pass } = makeWarmth();
   const fail = () => {
-    for (let guess = 0; guess < 4; guess++) warmth.learn(5);
+    while (warmth.isWarm(1)) warmth.learn(5);
   };
   warmth.touch(1);
   warmth.learn(5);
   expect(warmth.isWarm(1)).toBe(true);
-  warmth.learn(0.01);
   fail();
   expect(warmth.isWarm(1)).toBe(false);
   pass(1_000);

@@ -3,17 +3,17 @@
  *
  * A read that is handed to a thread and back costs several times what copying a small needle from the
  * page cache does, so warm needles are read on the spot. A guess that was wrong blocks the process for
- * one disk access: each is measured, and when several were slow guessing pauses, longer each time.
+ * one disk access. Guessing has to pay: each read on the spot saves a little, each slow one costs what it
+ * took, and when the account is empty guessing pauses, longer each time.
  */
 
 import type { Clock } from "../base/clock.ts";
 
 const slotCount = 65_536;
-/** The page cache answers in microseconds, the fastest disks in tens of them, under load in hundreds. */
-const warmLimitMs = 0.5;
-/** One slow read may be the machine's scheduler; so many in a row of reads are the disk. */
-const slowMax = 4;
-const forgottenAfterReads = 2_000;
+/** What a read on the spot saves: about a hand-over to a thread and back. */
+const savedMs = 0.01;
+/** Covers one access to a spinning disk, or a few turns of the machine's scheduler. */
+const accountMsMax = 20;
 const pauseMs = { first: 1_000, last: 60_000 };
 
 export class Warmth {
@@ -22,8 +22,7 @@ export class Warmth {
   readonly #slots = new Uint32Array(slotCount);
   #pausedUntilMs = 0;
   #nextPauseMs = pauseMs.first;
-  #reads = 0;
-  #slow = 0;
+  #accountMs = accountMsMax;
 
   constructor(clock: Clock) {
     this.#clock = clock;
@@ -43,16 +42,10 @@ export class Warmth {
 
   /** Learns from a read of a needle that was thought warm. */
   learn(tookMs: number): void {
-    this.#reads += 1;
-    if (this.#reads === forgottenAfterReads) {
-      this.#reads = 0;
-      this.#slow = 0;
-      this.#nextPauseMs = Math.max(this.#nextPauseMs / 2, pauseMs.first);
-    }
-    if (tookMs <= warmLimitMs) return;
-    this.#slow += 1;
-    if (this.#slow < slowMax) return;
-    this.#slow = 0;
+    this.#accountMs = Math.min(this.#accountMs + savedMs - tookMs, accountMsMax);
+    if (this.#accountMs === accountMsMax) this.#nextPauseMs = pauseMs.first;
+    if (this.#accountMs >= 0) return;
+    this.#accountMs = accountMsMax / 2;
     this.#pausedUntilMs = this.#clock.monotonicMs() + this.#nextPauseMs;
     this.#nextPauseMs = Math.min(this.#nextPauseMs * 2, pauseMs.last);
   }
