@@ -41,6 +41,7 @@ class FakeStore {
   readonly id: string;
   run = "1".repeat(16);
   volumes = new Map<number, VolumeStatus>();
+  unreadable: number[] = [];
   done: number[] = [];
 
   constructor(id: string) {
@@ -55,6 +56,7 @@ class FakeStore {
       freeBytes: 1e12,
       totalBytes: 2e12,
       volumes: [...this.volumes.values()],
+      unreadable: this.unreadable,
       done: this.done,
     };
   }
@@ -192,6 +194,34 @@ test("With the database gone, what stores have is read and never written, and id
     [3, true],
     [4, true],
   ]);
+});
+
+test("The id of a volume that a store can't open is never given out again", async () => {
+  const store = new FakeStore("a");
+  store.unreadable = [7];
+  expect((await store.beat(makeDirectory())).map(({ volume }) => volume)).toEqual([8, 9]);
+});
+
+test("An open volume that is not there any more is replaced by another", async () => {
+  const directory = makeDirectory();
+  const store = new FakeStore("a");
+  await store.beat(directory);
+  await store.beat(directory);
+  store.volumes.delete(1);
+  expect(await store.beat(directory)).toMatchObject([{ kind: "create", volume: 3 }]);
+});
+
+test("Of two stores that claim one volume, the one on record is believed", async () => {
+  const directory = makeDirectory();
+  const first = new FakeStore("a");
+  await first.beat(directory);
+  await first.beat(directory);
+  const second = new FakeStore("b");
+  second.volumes = new Map([...first.volumes].slice(0, 1));
+  await second.beat(directory);
+  await second.beat(directory);
+  const claimed = directory.map().volumes.filter(({ volume }) => volume === 1);
+  expect(claimed).toHaveLength(1);
 });
 
 test("A map's version tells another content, and waiting ends when it comes", async () => {

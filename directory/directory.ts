@@ -119,6 +119,9 @@ export class Directory {
           .where("kind", "=", "begin-epoch")
           .execute();
       }
+      // A volume that can't be opened is not lost, and its id never free.
+      const { unreadable } = heartbeat;
+      if (unreadable.length > 0) await raiseVolumeCounter(transaction, Math.max(...unreadable));
       const changes = planStore({
         records: await volumesOf(transaction, heartbeat.store),
         reports: heartbeat.volumes,
@@ -134,6 +137,13 @@ export class Directory {
         }
         if (change.kind === "seal") {
           log.warn({ store: heartbeat.store, ...change }, "a volume is sealed");
+        }
+        if (change.kind === "adopt" && (await isOnRecordElsewhere(transaction, change.status))) {
+          // One copy of a volume is all that is kept so far, and the record says who has it.
+          refused.add(change.status.volume);
+          const { volume, uuid } = change.status;
+          log.error({ store: heartbeat.store, volume, uuid }, "a volume is on record elsewhere");
+          continue;
         }
         await this.#commit(transaction, heartbeat.store, change);
       }
@@ -224,7 +234,9 @@ export class Directory {
       .insertInto("volumes")
       .values({ ...record, record_magic: recordMagic, state: "open", sealed_length: null, store })
       .execute();
-    await addOrder(transaction, store, { kind: "create", ...record, recordMagic });
+    const createdMs = Math.floor(this.#options.clock.nowMs());
+    const body = { ...record, recordMagic, members: [store], createdMs };
+    await addOrder(transaction, store, { kind: "create", ...body });
   }
 
   async #adopt(
@@ -233,16 +245,6 @@ export class Directory {
     { status }: { status: Heartbeat["volumes"][number] },
   ): Promise<void> {
     const { volume, uuid, generation, epoch, lengthBytes } = status;
-    const other = await transaction
-      .selectFrom("volumes")
-      .select(["uuid", "store"])
-      .where((where) => where.or([where("volume", "=", volume), where("uuid", "=", uuid)]))
-      .executeTakeFirst();
-    if (other !== undefined) {
-      // One copy of a volume is all that is kept so far, and the record says who has it.
-      this.#options.log.error({ store, volume, uuid, other }, "a volume is on record elsewhere");
-      return;
-    }
     this.#options.log.warn(
       { store, volume, uuid },
       "a volume that is not on record is adopted, to be read only",
@@ -262,12 +264,7 @@ export class Directory {
       })
       .execute();
     if (status.state === "open") await addOrder(transaction, store, { kind: "seal", volume });
-    await transaction
-      .updateTable("counters")
-      .set({ value: volume })
-      .where("name", "=", "volume")
-      .where("value", "<", volume)
-      .execute();
+    await raiseVolumeCounter(transaction, volume);
   }
 
   #stateOf({ seenMs }: Presence): "live" | "suspect" | "lost" {
@@ -319,6 +316,31 @@ export class Directory {
     this.#mapNumber += 1;
     for (const wake of [...this.#mapWaiters]) wake();
   }
+}
+
+async function isOnRecordElsewhere(
+  transaction: Transaction<DirectoryTables>,
+  { volume, uuid }: { volume: number; uuid: string },
+): Promise<boolean> {
+  const other = await transaction
+    .selectFrom("volumes")
+    .select("store")
+    .where((where) => where.or([where("volume", "=", volume), where("uuid", "=", uuid)]))
+    .executeTakeFirst();
+  return other !== undefined;
+}
+
+/** Ids up to `volume` are never given out again. */
+async function raiseVolumeCounter(
+  transaction: Transaction<DirectoryTables>,
+  volume: number,
+): Promise<void> {
+  await transaction
+    .updateTable("counters")
+    .set({ value: volume })
+    .where("name", "=", "volume")
+    .where("value", "<", volume)
+    .execute();
 }
 
 async function volumesOf(

@@ -90,9 +90,14 @@ export function planStore({
       ),
     );
     for (const { class: volumeClass, count } of openPerClass) {
+      // One that is on record and neither reported nor about to be made takes nothing.
+      const reported = new Set(reports.map(({ volume }) => volume));
       const open = records.filter(
         ({ class: other, state, volume }) =>
-          other === volumeClass && state === "open" && !sealing.has(volume),
+          other === volumeClass &&
+          state === "open" &&
+          !sealing.has(volume) &&
+          (reported.has(volume) || isPending(volume, "create")),
       );
       for (let missing = count - open.length; missing > 0; missing--) {
         changes.push({ kind: "create", class: volumeClass });

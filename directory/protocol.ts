@@ -38,6 +38,8 @@ export interface Heartbeat {
   freeBytes: number;
   totalBytes: number;
   volumes: VolumeStatus[];
+  /** Ids of volumes that are there and can't be opened. */
+  unreadable: number[];
   /** Numbers of orders carried out since the last heartbeat that was answered. */
   done: number[];
 }
@@ -55,6 +57,9 @@ export type Order =
       /** 16 hex digits; never shown outside the cluster. */
       recordMagic: string;
       epoch: number;
+      /** Ids of the stores that get a copy, the primary first. */
+      members: string[];
+      createdMs: number;
     }
   | { order: number; kind: "begin-epoch"; volume: number; epoch: number }
   | { order: number; kind: "seal"; volume: number };
@@ -121,5 +126,6 @@ export const heartbeatSchema: z.ZodType<Heartbeat> = z.object({
       damagedBytes: count,
     }),
   ),
+  unreadable: z.array(count),
   done: z.array(count),
 });

@@ -103,7 +103,7 @@ export class Pictures {
     return await this.#renders.run(
       key,
       async (signal) => {
-        const source = await this.#source(version, requestId);
+        const source = this.#source(version, requestId);
         const { bytes } = await this.#images.render({ source, plan, signal, requestId });
         this.#cache.set(key, bytes);
         return bytes;
@@ -112,14 +112,11 @@ export class Pictures {
     );
   }
 
-  async #source(
-    { chunks, size }: ObjectVersion,
-    requestId: string,
-  ): Promise<Buffer | AsyncIterable<Buffer>> {
+  /** Streamed, so that no large buffer is made for each picture: collecting those costs more than copying. */
+  #source({ chunks, size }: ObjectVersion, requestId: string): Buffer | AsyncIterable<Buffer> {
     const [only] = chunks;
-    if (chunks.length === 1 && only !== undefined) {
-      return this.#cache.get(only.fid) ?? (await this.#blobs.read(only.fid, requestId));
-    }
+    const cached = chunks.length === 1 && only !== undefined && this.#cache.get(only.fid);
+    if (cached) return cached;
     return this.#blobs.streamChunks(chunks, { start: 0, end: size }, requestId);
   }
 

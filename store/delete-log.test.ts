@@ -16,8 +16,13 @@ beforeEach(() => {
 
 afterEach(() => rmSync(folder, { recursive: true, force: true }));
 
+async function createLog(): Promise<DeleteLog> {
+  await DeleteLog.create(diskFiles, name, identity);
+  return await DeleteLog.open(diskFiles, name, identity);
+}
+
 test("Deletes are there after a restart, in any order and twice the same", async () => {
-  const log = await DeleteLog.open(diskFiles, name, identity);
+  const log = await createLog();
   await Promise.all([5, 1, 1, 100_000, 5].map((ordinal) => log.add(ordinal, 1_790_000_000_000)));
   await log.add(1, 0);
   await log.close();
@@ -34,7 +39,7 @@ test("Deletes are there after a restart, in any order and twice the same", async
 });
 
 test("A torn record is forgotten and written over; one damaged in the middle is counted", async () => {
-  const log = await DeleteLog.open(diskFiles, name, identity);
+  const log = await createLog();
   for (const ordinal of [1, 2, 3]) await log.add(ordinal, 0);
   await log.close();
   const bytes = readFileSync(name);
@@ -53,7 +58,7 @@ test("A torn record is forgotten and written over; one damaged in the middle is 
 });
 
 test("The log of another volume, and one that does not verify, are refused", async () => {
-  const log = await DeleteLog.open(diskFiles, name, identity);
+  const log = await createLog();
   await log.close();
   const other = { volume: 3, uuid: Buffer.alloc(16, 6) };
   await expect(DeleteLog.open(diskFiles, name, other)).rejects.toThrow(/another volume/);

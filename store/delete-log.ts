@@ -19,7 +19,7 @@ const formatVersion = 1;
 // Log record:  0 ordinal u32 · 4 timeMs u64 · 12 crc u32 of the 12 bytes before it, seeded with the
 //              CRC-32 of the uuid and the record's number (u32)
 const headerBytes = 48;
-const recordBytes = 16;
+export const recordBytes = 16;
 
 const batchRecordsMax = 4_096;
 
@@ -56,7 +56,16 @@ export class DeleteLog {
     this.damagedCount = records.damagedCount;
   }
 
-  /** Opens the log of a volume, making it (durably) if there is none. */
+  /** Makes an empty log on disk. */
+  static async create(
+    files: FileSystem,
+    name: string,
+    identity: { volume: number; uuid: Buffer },
+  ): Promise<void> {
+    await files.replace(name, encodeHeader(identity));
+  }
+
+  /** Opens the log of a volume. Fails with `corrupt` if it is lost: then nobody knows what was deleted. */
   static async open(
     files: FileSystem,
     name: string,
@@ -64,10 +73,22 @@ export class DeleteLog {
   ): Promise<DeleteLog> {
     const seed = crc32(uuid);
     const content = await files.readWhole(name);
-    if (content === undefined) await files.replace(name, encodeHeader({ volume, uuid }));
-    else checkHeader(content, name, { volume, uuid });
-    const records = decodeRecords(content?.subarray(headerBytes) ?? Buffer.alloc(0), seed);
-    return new DeleteLog(await files.open(name, "write"), name, seed, records);
+    if (content === undefined) throw new Failure("corrupt", `Cannot use ${name}: it is not there`);
+    checkHeader(content, name, { volume, uuid });
+    const records = decodeRecords(content.subarray(headerBytes), seed);
+    const file = await files.open(name, "write");
+    // What a killed process wrote may be in the page cache alone, and after a failed sync the cache calls
+    // it clean: what could not have been synced is written anew before anything is said of it.
+    const end = headerBytes + records.count * recordBytes;
+    const from = Math.max(end - batchRecordsMax * recordBytes, 0);
+    await file.write([content.subarray(from, end)], from);
+    await file.syncData();
+    return new DeleteLog(file, name, seed, records);
+  }
+
+  /** The highest ordinal that was deleted, or -1. */
+  get highest(): number {
+    return this.deleted.highest;
   }
 
   /** Deletes an ordinal; returns once that is on the disk. */

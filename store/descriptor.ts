@@ -16,9 +16,14 @@ export interface Descriptor {
   generation: number;
   /** The highest epoch this copy has ever obeyed. */
   epoch: number;
+  /** Ids of the stores that have a copy, the primary first: those that an append has to reach. */
+  members: string[];
   state: "open" | "sealed";
-  /** Bytes of the volume file that count, once sealed. */
+  /** Bytes of the volume file that count, once sealed, and their digest (hex) where it is known. */
   sealedLength?: number | undefined;
+  sealedDigest?: string | undefined;
+  /** Bytes that were acknowledged when the store last stopped in good order. */
+  closedLength?: number | undefined;
 }
 
 const descriptorSchema: z.ZodType<Descriptor> = z.strictObject({
@@ -27,8 +32,11 @@ const descriptorSchema: z.ZodType<Descriptor> = z.strictObject({
   uuid: z.string().regex(/^[0-9a-f]{32}$/),
   generation: z.int().nonnegative(),
   epoch: z.int().nonnegative(),
+  members: z.array(z.string().regex(/^[0-9a-f]{16}$/)),
   state: z.enum(["open", "sealed"]),
   sealedLength: z.int().positive().optional(),
+  sealedDigest: z.string().optional(),
+  closedLength: z.int().positive().optional(),
 });
 
 /** One line of JSON, and a line with its CRC-32 in hex. */

@@ -76,6 +76,7 @@ export class HeartbeatLoop {
         address,
         ...store.space(),
         volumes: store.reports(),
+        unreadable: [...store.unreadable],
         done: reported,
       });
       this.#isAnswered = true;

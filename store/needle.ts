@@ -12,6 +12,7 @@
 import assert from "node:assert/strict";
 import { hash } from "node:crypto";
 import { crc32 } from "../base/checksum.ts";
+import { Failure } from "../base/failure.ts";
 
 export const blockBytes = 16_384;
 /** Offsets count units of 8 bytes, so that a u32 reaches 32 GiB. */
@@ -256,7 +257,8 @@ export function measureNeedle(
 
 /**
  * The head of the needle at `offset`, verified, or undefined if these bytes are not it. `bytes` begins at
- * the needle and holds at least header, metadata and block table.
+ * the needle and holds at least header, metadata and block table. Fails with `corrupt` on a needle that
+ * verifies and that this program does not understand.
  */
 export function decodeHead(
   bytes: Buffer,
@@ -269,10 +271,19 @@ export function decodeHead(
   const headerCrc = bytes.readUInt32LE(at.headerCrc);
   const covered = bytes.subarray(at.flags, measured.headLength);
   if (crc32(covered, seeds.place(offset)) !== headerCrc) return undefined;
+  const flags = bytes.readUInt8(at.flags);
+  const codec = bytes.readUInt8(at.codec);
+  if (flags !== 0 || codec !== codecs.none) {
+    // It verifies, so a newer program wrote it: its bytes are not what this one would take them for.
+    throw new Failure(
+      "corrupt",
+      `Cannot read the needle at ${offset}: it has flags ${flags} and codec ${codec}, this program knows flags 0 and codec 0`,
+    );
+  }
   const catalog = bytes.toString("hex", at.ownerCatalog, at.ownerSession);
   return {
     headerCrc,
-    codec: bytes.readUInt8(at.codec),
+    codec,
     metadataLength: measured.metadataLength,
     dataLength: measured.dataLength,
     contentLength: bytes.readUInt32LE(at.contentLength),

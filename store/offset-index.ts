@@ -19,6 +19,11 @@ export class OffsetIndex {
     return this.#count;
   }
 
+  /** Ordinals before `ordinal` are not given out any more, whether or not they are there. */
+  skipTo(ordinal: number): void {
+    this.#count = Math.max(this.#count, ordinal);
+  }
+
   /** Sets the offset of `ordinal`, which is the next one or, over a damaged stretch, a later one. */
   set(ordinal: number, offset: number): void {
     const piece = Math.floor(ordinal / pieceEntries);
@@ -50,9 +55,15 @@ export class OffsetIndex {
 export class OrdinalSet {
   #bits = new Uint32Array(1_024);
   #size = 0;
+  #highest = -1;
 
   get size(): number {
     return this.#size;
+  }
+
+  /** The highest member, or -1. */
+  get highest(): number {
+    return this.#highest;
   }
 
   has(ordinal: number): boolean {
@@ -71,6 +82,7 @@ export class OrdinalSet {
     }
     this.#bits[at] = (this.#bits[at] ?? 0) | (1 << (ordinal & 31));
     this.#size += 1;
+    this.#highest = Math.max(this.#highest, ordinal);
     return true;
   }
 }

@@ -34,6 +34,7 @@ export interface RecoveredVolume {
   index: OffsetIndex;
   /** Where the next batch goes: all before it counts. */
   tail: number;
+  lastBatchOffset: number;
   /** Digest of the last batch; zeros before the first. */
   lastDigest: Buffer;
   /** The highest epoch found. */
@@ -77,22 +78,31 @@ interface FoundNeedle {
   payloadDigest: Buffer;
 }
 
-export async function recoverVolume(
-  file: FileHandle,
-  sizeBytes: number,
-  identity: VolumeIdentity,
-  seeds: ChecksumSeeds,
-): Promise<RecoveredVolume> {
-  return await new Recovery(new Window(file, sizeBytes), identity, seeds).run();
+export interface RecoveryOptions {
+  file: FileHandle;
+  /** Bytes of the file to look at. */
+  sizeBytes: number;
+  /** Bytes that are known to have been acknowledged, from elsewhere. */
+  acknowledgedBytes: number;
+  /** The superblock's: where ordinals begin in an empty generation 0, where they go on in later ones. */
+  firstFree: number;
+  identity: VolumeIdentity;
+  seeds: ChecksumSeeds;
+}
+
+export async function recoverVolume(options: RecoveryOptions): Promise<RecoveredVolume> {
+  return await new Recovery(options).run();
 }
 
 class Recovery {
   readonly #window: Window;
   readonly #identity: VolumeIdentity;
   readonly #seeds: ChecksumSeeds;
+  readonly #acknowledgedBytes: number;
   readonly #found: RecoveredVolume = {
     index: new OffsetIndex(),
     tail: superblockBytes,
+    lastBatchOffset: superblockBytes,
     lastDigest: Buffer.alloc(digestBytes),
     epoch: 0,
     dataBytes: 0,
@@ -101,10 +111,12 @@ class Recovery {
   /** Whether `lastDigest` is known: it is not right after damage. */
   #isChained = true;
 
-  constructor(window: Window, identity: VolumeIdentity, seeds: ChecksumSeeds) {
-    this.#window = window;
+  constructor({ file, sizeBytes, acknowledgedBytes, firstFree, identity, seeds }: RecoveryOptions) {
+    this.#window = new Window(file, sizeBytes);
     this.#identity = identity;
     this.#seeds = seeds;
+    this.#acknowledgedBytes = acknowledgedBytes;
+    this.#found.index.skipTo(identity.generation === 0 ? firstFree : 0);
   }
 
   async run(): Promise<RecoveredVolume> {
@@ -115,6 +127,7 @@ class Recovery {
         batch !== undefined &&
         ((await this.#isFollowed(batch)) || (await this.#isIntact(batch)))
       ) {
+        found.lastBatchOffset = found.tail;
         for (const needle of batch) this.#take(needle.head);
         found.lastDigest = batchDigest(
           batch.map(({ head, payloadDigest }) => ({ headerCrc: head.headerCrc, payloadDigest })),
@@ -123,8 +136,8 @@ class Recovery {
         continue;
       }
       // Nothing that verifies stands here: the end, or damage with acknowledged needles behind it.
-      const watermark = await this.#laterWatermark(found.tail);
-      if (watermark === undefined) return found;
+      const watermark = (await this.#laterWatermark(found.tail)) ?? this.#acknowledgedBytes;
+      if (watermark <= found.tail) return found;
       await this.#salvage(found.tail, watermark);
       found.tail = watermark;
       this.#isChained = false;
@@ -156,15 +169,24 @@ class Recovery {
         head.epoch >= epoch &&
         head.watermark === first.watermark &&
         head.previousDigest.equals(first.previousDigest) &&
-        head.ordinal === first.ordinal + batch.length &&
+        // A compacted file has no needles for what was deleted: its ordinals only grow.
+        (this.#identity.generation === 0
+          ? head.ordinal === first.ordinal + batch.length
+          : head.ordinal > (batch.at(-1)?.head.ordinal ?? -1)) &&
         (this.#isChained
-          ? first.ordinal === index.count && first.previousDigest.equals(lastDigest)
+          ? this.#follows(first.ordinal) && first.previousDigest.equals(lastDigest)
           : first.ordinal >= index.count);
       if (!fits) return undefined;
       batch.push(needle);
       at += head.length;
       if (batch.length === head.batchCount) return batch;
     }
+  }
+
+  /** Whether `ordinal` may come after those that were found. */
+  #follows(ordinal: number): boolean {
+    const { count } = this.#found.index;
+    return this.#identity.generation === 0 ? ordinal === count : ordinal >= count;
   }
 
   /** The needle at `offset` if header and footer verify; its data is not looked at. */

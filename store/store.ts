@@ -34,6 +34,7 @@ export class Store {
   readonly #options: StoreOptions;
   readonly #lock: FolderLock;
   readonly #volumes = new Map<number, Volume>();
+  readonly #unreadable: number[] = [];
   #space = { freeBytes: 0, totalBytes: 0 };
 
   private constructor(id: string, options: StoreOptions, lock: FolderLock) {
@@ -64,6 +65,7 @@ export class Store {
         } catch (error) {
           // One volume that can't be opened must not take the others with it.
           log.error({ volume, err: error }, "volume can't be opened");
+          store.#unreadable.push(volume);
         }
       }
       return store;
@@ -84,6 +86,11 @@ export class Store {
 
   reports(): VolumeReport[] {
     return this.volumes().map((volume) => volume.report());
+  }
+
+  /** Ids of volumes that are here and could not be opened. */
+  get unreadable(): readonly number[] {
+    return this.#unreadable;
   }
 
   /** What the disk has left for appends, the reserve not counted. */
@@ -134,9 +141,10 @@ export class Store {
         generation: order.generation,
         class: order.class,
         recordMagic: Buffer.from(order.recordMagic, "hex"),
-        createdMs: this.#options.clock.nowMs(),
+        createdMs: order.createdMs,
+        firstFree: 0,
       },
-      this.#options.volumeBytes,
+      { members: order.members, limitBytes: this.#options.volumeBytes },
     );
     await volume.beginEpoch(order.epoch);
     this.#volumes.set(order.volume, volume);

@@ -14,6 +14,11 @@ export interface Superblock extends VolumeIdentity {
   volume: number;
   class: VolumeClass;
   createdMs: number;
+  /**
+   * The first ordinal that appends to this file may give out. Zero in generation 0; after a compaction one
+   * more than the highest ordinal ever given out, whether or not its needle still is there.
+   */
+  firstFree: number;
 }
 
 const formatVersion = 1;
@@ -24,7 +29,7 @@ const copies = 2;
 /** Where the first needle goes. */
 export const superblockBytes: number = copyBytes * copies;
 
-// Superblock copy, little-endian, in the order written; the rest of its page is zero:
+// Superblock copy, little-endian, in the order written; what is between is zero:
 //    0  magic          8 B   "HAYLOFTV"
 //    8  formatVersion  u32
 //   12  volume         u32   id
@@ -32,8 +37,10 @@ export const superblockBytes: number = copyBytes * copies;
 //   32  generation     u32   how often the volume was compacted
 //   36  class          u32   index in `volumeClasses`
 //   40  recordMagic    8 B
-//   48  createdMs      u64
-//   56  crc            u32   of all before it
+//   48  createdMs      u64   by the directory's clock, so that replicas agree
+//   56  firstFree      u32   ordinals from here on are given out by appends: compaction keeps it
+//   60  features       u32   what a reader has to know beyond this format: none so far
+// 4092  crc            u32   of all before it
 const at = {
   magic: 0,
   formatVersion: 8,
@@ -43,7 +50,9 @@ const at = {
   class: 36,
   recordMagic: 40,
   createdMs: 48,
-  crc: 56,
+  firstFree: 56,
+  features: 60,
+  crc: copyBytes - 4,
 } as const;
 
 export function encodeSuperblock(superblock: Superblock): Buffer {
@@ -56,6 +65,7 @@ export function encodeSuperblock(superblock: Superblock): Buffer {
   page.writeUInt32LE(volumeClasses.indexOf(superblock.class), at.class);
   superblock.recordMagic.copy(page, at.recordMagic);
   page.writeUIntLE(superblock.createdMs, at.createdMs, 6);
+  page.writeUInt32LE(superblock.firstFree, at.firstFree);
   page.writeUInt32LE(crc32(page.subarray(0, at.crc)), at.crc);
   return Buffer.concat(Array.from({ length: copies }, () => page));
 }
@@ -68,10 +78,11 @@ export function decodeSuperblock(bytes: Buffer, file: string): Superblock {
     if (page.compare(magic, 0, magic.length, 0, magic.length) !== 0) continue;
     const version = page.readUInt32LE(at.formatVersion);
     const volumeClass = volumeClasses[page.readUInt32LE(at.class)];
-    if (version !== formatVersion || volumeClass === undefined) {
+    const features = page.readUInt32LE(at.features);
+    if (version !== formatVersion || features !== 0 || volumeClass === undefined) {
       throw new Failure(
         "corrupt",
-        `Cannot read ${file}: it has format version ${version}, this program knows version ${formatVersion}`,
+        `Cannot read ${file}: it has format version ${version} and features ${features}, this program knows version ${formatVersion} and features 0`,
       );
     }
     return {
@@ -81,6 +92,7 @@ export function decodeSuperblock(bytes: Buffer, file: string): Superblock {
       class: volumeClass,
       recordMagic: Buffer.from(page.subarray(at.recordMagic, at.createdMs)),
       createdMs: page.readUIntLE(at.createdMs, 6),
+      firstFree: page.readUInt32LE(at.firstFree),
     };
   }
   throw new Failure("corrupt", `Cannot read ${file}: neither copy of its superblock verifies`);

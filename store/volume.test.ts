@@ -2,11 +2,13 @@ import { mkdtempSync, readFileSync, rmSync, statSync, truncateSync, writeFileSyn
 import { tmpdir } from "node:os";
 import path from "node:path";
 import { afterEach, beforeEach, expect, test } from "vitest";
+import { crc32 } from "../base/checksum.ts";
 import { systemClock } from "../base/clock.ts";
 import { Failure } from "../base/failure.ts";
 import type { Fid } from "../base/fid.ts";
 import { diskFiles, type FileHandle, type FileSystem } from "../base/files.ts";
 import { type Random, seededRandom } from "../base/random.ts";
+import { ChecksumSeeds, headLength } from "./needle.ts";
 import { superblockBytes } from "./superblock.ts";
 import { Volume, type VolumeEnvironment } from "./volume.ts";
 
@@ -33,7 +35,7 @@ function environment(files: FileSystem = diskFiles): VolumeEnvironment {
   };
 }
 
-async function createVolume(files?: FileSystem): Promise<Volume> {
+async function createVolume(files?: FileSystem, limit = limitBytes): Promise<Volume> {
   const volume = await Volume.create(
     environment(files),
     {
@@ -43,11 +45,20 @@ async function createVolume(files?: FileSystem): Promise<Volume> {
       class: "original",
       recordMagic: random.bytes(8),
       createdMs: 1_790_000_000_000,
+      firstFree: 0,
     },
-    limitBytes,
+    { members: ["a".repeat(16)], limitBytes: limit },
   );
   await volume.beginEpoch(1);
   return volume;
+}
+
+/** Ends a volume as a kill does: nobody has said how much of it was acknowledged. */
+async function kill(volume: Volume): Promise<void> {
+  const name = path.join(folder, "3.json");
+  const descriptor = readFileSync(name);
+  await volume.close();
+  writeFileSync(name, descriptor);
 }
 
 const file = () => path.join(folder, "3.g0.volume");
@@ -134,7 +145,7 @@ test("Cut at any byte of its last batch, a volume keeps all before and takes app
     volume.append(blobOf(Buffer.alloc(50, 1))),
     volume.append(blobOf(Buffer.alloc(60, 2))),
   ]);
-  await volume.close();
+  await kill(volume);
   const whole = readFileSync(file());
   for (let length = tail; length < whole.length; length += 3) {
     writeFileSync(file(), whole.subarray(0, length));
@@ -147,7 +158,7 @@ test("Cut at any byte of its last batch, a volume keeps all before and takes app
     await opened.beginEpoch(opened.report().epoch + 1);
     const data = random.bytes(77);
     const fid = await opened.append(blobOf(data));
-    await opened.close();
+    await kill(opened);
     const again = await Volume.open(environment(), 3, limitBytes);
     expect(await readAll(again, fid)).toEqual(data);
     await again.close();
@@ -159,7 +170,7 @@ test("A last batch whose data did not reach the disk is dropped whole", async ()
   const [kept] = await fill(volume, [100]);
   const tail = volume.report().lengthBytes;
   await volume.append(blobOf(Buffer.alloc(40_000, 5)));
-  await volume.close();
+  await kill(volume);
   const bytes = readFileSync(file());
   bytes.fill(0, tail + 20_000, tail + 20_512); // a page in the middle stayed behind in the cache
   writeFileSync(file(), bytes);
@@ -177,7 +188,7 @@ test("Leftovers of a torn batch never come back, whatever is written over them",
   await fill(volume, [10]);
   const batch = Array.from({ length: 4 }, (_, at) => volume.append(blobOf(Buffer.alloc(40, at))));
   await Promise.all(batch);
-  await volume.close();
+  await kill(volume);
   const bytes = readFileSync(file());
   const torn = bytes.subarray(0, bytes.length - 8);
   writeFileSync(file(), torn);
@@ -288,19 +299,7 @@ test("A sealed volume is read and not appended to, over a restart too", async ()
 });
 
 test("A full volume refuses and says so; what it has stays readable", async () => {
-  const small = await Volume.create(
-    environment(),
-    {
-      volume: 3,
-      uuid: random.bytes(16),
-      generation: 0,
-      class: "original",
-      recordMagic: random.bytes(8),
-      createdMs: 0,
-    },
-    superblockBytes + 2_000,
-  );
-  await small.beginEpoch(1);
+  const small = await createVolume(diskFiles, superblockBytes + 2_000);
   const fid = await small.append(blobOf(Buffer.alloc(1_000, 1)));
   await expect(small.append(blobOf(Buffer.alloc(1_000, 2)))).rejects.toThrow(/full/);
   expect(small.report().closedBecause).toMatch(/full/);
@@ -378,6 +377,114 @@ for (const call of ["write", "sync"] as const) {
     await opened.close();
   });
 }
+
+test("What a stop in good order left is damage when it is gone, not a shorter volume", async () => {
+  const volume = await createVolume();
+  const stored = await fill(volume, [100, 100]);
+  const { lengthBytes } = volume.report();
+  await volume.close();
+  const bytes = readFileSync(file());
+  const at = lengthBytes - 50;
+  bytes[at] = (bytes[at] ?? 0) ^ 1;
+  writeFileSync(file(), bytes);
+  const opened = await Volume.open(environment(), 3, limitBytes);
+  expect(opened.report()).toMatchObject({ lengthBytes, needleCount: 2 });
+  expect(opened.report().closedBecause ?? "").toMatch(/damaged|^$/);
+  const [first, second] = stored;
+  if (first === undefined || second === undefined) throw new Error("stored");
+  expect(await readAll(opened, first.fid)).toEqual(first.data);
+  const damaged = await readAll(opened, second.fid).catch((error: Failure) => error.kind);
+  expect(["corrupt", undefined]).toContain(damaged);
+  await opened.close();
+});
+
+test("A rotten bit in the last batch of a sealed volume costs what it lies in, and is reported", async () => {
+  const volume = await createVolume();
+  const stored = await Promise.all(
+    Array.from({ length: 20 }, async (_, at) => {
+      const data = random.bytes(100 + at);
+      return { fid: await volume.append(blobOf(data)), data };
+    }),
+  );
+  await volume.seal();
+  const { lengthBytes } = volume.report();
+  await volume.close();
+  const bytes = readFileSync(file());
+  // In the header of the last needle.
+  const magic = bytes.subarray(superblockBytes, superblockBytes + 8);
+  const at = bytes.lastIndexOf(magic) + 30;
+  bytes[at] = (bytes[at] ?? 0) ^ 1;
+  writeFileSync(file(), bytes);
+  const opened = await Volume.open(environment(), 3, limitBytes);
+  expect(opened.report()).toMatchObject({ lengthBytes, state: "sealed" });
+  expect(opened.report().damagedBytes).toBeGreaterThan(0);
+  let lost = 0;
+  for (const { fid, data } of stored) {
+    const read = await readAll(opened, fid);
+    if (read === undefined) lost += 1;
+    else expect(read).toEqual(data);
+  }
+  expect(lost).toBe(1);
+  await opened.close();
+});
+
+test("A volume is created once: neither its files nor a leftover of another are replaced", async () => {
+  const volume = await createVolume();
+  const [stored] = await fill(volume, [1_000]);
+  await volume.close();
+  const before = readFileSync(file());
+  await expect(createVolume()).rejects.toMatchObject({ kind: "conflict" });
+  rmSync(path.join(folder, "3.json"));
+  await expect(createVolume()).rejects.toMatchObject({ kind: "conflict" });
+  expect(readFileSync(file())).toEqual(before);
+  expect(stored).toBeDefined();
+});
+
+test("A lost delete log is damage: nothing that was deleted comes back", async () => {
+  const volume = await createVolume();
+  const [stored] = await fill(volume, [10]);
+  if (stored === undefined) throw new Error("stored");
+  await volume.delete(stored.fid.ordinal, stored.fid.cookie);
+  await volume.close();
+  rmSync(path.join(folder, "3.deleted"));
+  await expect(Volume.open(environment(), 3, limitBytes)).rejects.toMatchObject({
+    kind: "corrupt",
+  });
+});
+
+test("No blob is born deleted: a tail that is lost although it was deleted from closes the volume", async () => {
+  const volume = await createVolume();
+  await fill(volume, [10]);
+  const tail = volume.report().lengthBytes;
+  const [last] = await fill(volume, [10]);
+  if (last === undefined) throw new Error("stored");
+  await volume.delete(last.fid.ordinal, last.fid.cookie);
+  await kill(volume);
+  truncateSync(file(), tail);
+  const opened = await Volume.open(environment(), 3, limitBytes);
+  expect(opened.report()).toMatchObject({ isWritable: false, needleCount: 1 });
+  expect(opened.report().closedBecause).toMatch(/damaged/);
+  await opened.close();
+});
+
+test("A needle of a newer program is refused, and its volume is not cut", async () => {
+  const volume = await createVolume();
+  await fill(volume, [10]);
+  await kill(volume);
+  const bytes = readFileSync(file());
+  const start = superblockBytes;
+  bytes[start + 13] = 2; // zstd, as a later version may write it
+  const uuid = bytes.subarray(16, 32);
+  const seeds = new ChecksumSeeds({ uuid, generation: 0 });
+  const covered = bytes.subarray(
+    start + 12,
+    start + headLength({ metadataLength: 2, dataLength: 10 }),
+  );
+  bytes.writeUInt32LE(crc32(covered, seeds.place(start)), start + 8);
+  writeFileSync(file(), bytes);
+  await expect(Volume.open(environment(), 3, limitBytes)).rejects.toThrow(/codec 2/);
+  expect(readFileSync(file())).toEqual(bytes);
+});
 
 test("A full disk is told as such", async () => {
   let fault: Error | undefined;

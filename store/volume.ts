@@ -15,7 +15,7 @@ import { Failure, systemErrorCode } from "../base/failure.ts";
 import type { Fid } from "../base/fid.ts";
 import type { FileHandle, FileSystem } from "../base/files.ts";
 import type { Random } from "../base/random.ts";
-import { DeleteLog } from "./delete-log.ts";
+import { DeleteLog, recordBytes as deleteRecordBytes } from "./delete-log.ts";
 import { type Descriptor, decodeDescriptor, writeDescriptor } from "./descriptor.ts";
 import {
   batchDigest,
@@ -31,7 +31,7 @@ import {
 } from "./needle.ts";
 import { NeedleReader } from "./needle-reader.ts";
 import type { OffsetIndex } from "./offset-index.ts";
-import { recoverVolume } from "./recovery.ts";
+import { type RecoveredVolume, recoverVolume } from "./recovery.ts";
 import {
   decodeSuperblock,
   encodeSuperblock,
@@ -167,11 +167,13 @@ export class Volume {
   static async create(
     environment: VolumeEnvironment,
     superblock: Superblock,
-    limitBytes: number,
+    { members, limitBytes }: { members: string[]; limitBytes: number },
   ): Promise<Volume> {
     const { files, folder } = environment;
     const { volume, uuid, generation } = superblock;
+    await refuseToReplace(files, folder, superblock);
     await files.replace(volumeFile(folder, superblock), encodeSuperblock(superblock));
+    await DeleteLog.create(files, deleteLogFile(folder, volume), superblock);
     // The descriptor comes last: a volume is there when it has one.
     await writeDescriptor(files, descriptorFile(folder, volume), {
       format: 1,
@@ -179,6 +181,7 @@ export class Volume {
       uuid: uuid.toString("hex"),
       generation,
       epoch: 0,
+      members,
       state: "open",
     });
     return await Volume.open(environment, volume, limitBytes);
@@ -209,27 +212,37 @@ export class Volume {
       );
     }
     const seeds = new ChecksumSeeds(superblock);
+    const deletes = await DeleteLog.open(files, deleteLogFile(folder, volume), superblock);
     const sizeBytes = descriptor.sealedLength ?? (await file.sizeBytes());
-    const recovered = await recoverVolume(file, sizeBytes, superblock, seeds);
-    // What is beyond the tail of an open volume was never acknowledged (recovery.ts): a torn batch.
-    if (descriptor.state === "open" && recovered.tail < sizeBytes) {
-      await file.truncate(recovered.tail);
-      await file.syncData();
-    }
+    const recovered = await recoverVolume({
+      file,
+      sizeBytes,
+      acknowledgedBytes: descriptor.sealedLength ?? descriptor.closedLength ?? 0,
+      firstFree: superblock.firstFree,
+      identity: superblock,
+      seeds,
+    });
+    recovered.index.skipTo(superblock.firstFree);
+    // Only what was acknowledged can have been deleted: a lost tail shows here if nowhere else.
+    const isShort = deletes.highest >= recovered.index.count;
+    const isDamaged = isShort || recovered.damage.length > 0;
+    if (descriptor.state === "open" && !isDamaged) await settleTail(file, recovered, sizeBytes);
     const opened = new Volume(environment, {
       superblock,
       descriptor: { ...descriptor, epoch: Math.max(descriptor.epoch, recovered.epoch) },
       file,
-      deletes: await DeleteLog.open(files, path.join(folder, `${volume}.deleted`), superblock),
+      deletes,
       seeds,
       index: recovered.index,
       tail: recovered.tail,
       lastDigest: recovered.lastDigest,
       dataBytes: recovered.dataBytes,
-      damagedBytes: recovered.damage.reduce((sum, { length }) => sum + length, 0),
+      damagedBytes:
+        recovered.damage.reduce((sum, { length }) => sum + length, 0) +
+        deletes.damagedCount * deleteRecordBytes,
       limitBytes,
     });
-    if (recovered.damage.length > 0) {
+    if (isDamaged) {
       opened.#closed = new Failure(
         "unavailable",
         `Cannot append to volume ${volume}: it is damaged below its tail`,
@@ -287,7 +300,7 @@ export class Volume {
     }
     this.#hasEpoch = false;
     await this.#writing;
-    await this.#describe({ ...this.#descriptor, epoch });
+    await this.#describe({ ...this.#descriptor, epoch, closedLength: undefined });
     this.#hasEpoch = true;
   }
 
@@ -296,7 +309,12 @@ export class Volume {
     if (this.#descriptor.state === "sealed") return;
     this.#hasEpoch = false;
     await this.#writing;
-    await this.#describe({ ...this.#descriptor, state: "sealed", sealedLength: this.#tail });
+    await this.#describe({
+      ...this.#descriptor,
+      state: "sealed",
+      sealedLength: this.#tail,
+      closedLength: undefined,
+    });
   }
 
   /** The needle, with its head verified, or undefined if there is none for that ordinal and cookie. */
@@ -322,10 +340,12 @@ export class Volume {
 
   /** Waits for what is being written, and closes the files. */
   async close(): Promise<void> {
+    const isSound = this.#closed === undefined && this.#hasEpoch;
     this.#closed ??= new Failure("unavailable", "Cannot append: the store is stopping", {
       retryAfterSeconds: 1,
     });
     await this.#writing;
+    if (isSound) await this.#describe({ ...this.#descriptor, closedLength: this.#tail });
     await this.#deletes.close();
     await this.#file.close();
   }
@@ -523,6 +543,57 @@ function volumeFile(
   { volume, generation }: { volume: number; generation: number },
 ): string {
   return path.join(folder, `${volume}.g${generation}.volume`);
+}
+
+/** A volume is made once: what stands where it would go is somebody's photos until shown otherwise. */
+async function refuseToReplace(
+  files: FileSystem,
+  folder: string,
+  superblock: Superblock,
+): Promise<void> {
+  const { volume, uuid } = superblock;
+  const refuse = (file: string) =>
+    new Failure("conflict", `Cannot create volume ${volume}: ${file} is there already`);
+  const descriptor = descriptorFile(folder, volume);
+  if ((await files.readWhole(descriptor)) !== undefined) throw refuse(descriptor);
+  // Without a descriptor only a creation that was cut short is harmless: an empty file of this uuid.
+  const names = await files.list(folder);
+  for (const name of names.filter((each) => each.startsWith(`${volume}.g`))) {
+    const file = path.join(folder, name);
+    const handle = await files.open(file, "read");
+    try {
+      const start = Buffer.alloc(superblockBytes);
+      await handle.read(start, 0);
+      const isEmpty = (await handle.sizeBytes()) <= superblockBytes;
+      if (!isEmpty || !decodeSuperblock(start, file).uuid.equals(uuid)) throw refuse(file);
+    } finally {
+      await handle.close();
+    }
+  }
+}
+
+/**
+ * Makes sure that what recovery found is on the disk before anything is said of it. The last batch may be
+ * in the page cache alone, and after a failed sync the cache calls it clean: so it is written anew. What
+ * is beyond the tail was never acknowledged (recovery.ts): a torn batch, cut off.
+ */
+async function settleTail(
+  file: FileHandle,
+  { lastBatchOffset, tail }: RecoveredVolume,
+  sizeBytes: number,
+): Promise<void> {
+  if (tail < sizeBytes) await file.truncate(tail);
+  const piece = Buffer.allocUnsafe(Math.min(copyBytesMax, tail - lastBatchOffset));
+  for (let at = lastBatchOffset; at < tail; at += piece.length) {
+    const part = piece.subarray(0, Math.min(piece.length, tail - at));
+    await file.read(part, at);
+    await file.write([part], at);
+  }
+  await file.syncData();
+}
+
+function deleteLogFile(folder: string, volume: number): string {
+  return path.join(folder, `${volume}.deleted`);
 }
 
 function descriptorFile(folder: string, volume: number): string {
