@@ -170,6 +170,7 @@ async function waitForLeftovers(installation: Installation): Promise<void> {
 }
 
 async function stopAll(supervisors: Supervisors): Promise<void> {
+  for (const name of roleNames) supervisors[name].retire();
   await supervisors.gateway.stop();
   await supervisors.store.stop();
   await supervisors.directory.stop();

@@ -9,7 +9,7 @@
  */
 
 import fs from "node:fs";
-import { mkdir, open, readdir, readFile, rename, rm, statfs } from "node:fs/promises";
+import { open, readdir, readFile, rename, rm, statfs } from "node:fs/promises";
 import path from "node:path";
 
 export interface FileHandle {
@@ -33,7 +33,6 @@ export interface FileSystem {
   readWhole(file: string): Promise<Buffer | undefined>;
   /** Durably puts `content` in the place of `file`: temporary file, sync, rename, sync of the folder. */
   replace(file: string, content: Uint8Array, permissions?: number): Promise<void>;
-  makeFolder(folder: string): Promise<void>;
   /** Names in the folder, sorted; none if there is no such folder. */
   list(folder: string): Promise<string[]>;
   /** Durably removes the file; nothing happens if there is none. */
@@ -170,11 +169,6 @@ export const diskFiles: FileSystem = {
     // can leave the new name on old bytes.
     await rename(temporary, file);
     await diskFiles.syncFolder(path.dirname(file));
-  },
-
-  async makeFolder(folder) {
-    const first = await mkdir(folder, { recursive: true, mode: 0o700 });
-    if (first !== undefined) await diskFiles.syncFolder(path.dirname(first));
   },
 
   async list(folder) {

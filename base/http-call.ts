@@ -38,24 +38,29 @@ export interface StreamAnswer {
 /** One for a process: it owns the connections. */
 export class Caller {
   readonly #token: string;
-  readonly #agent: Agent;
+  readonly #calls: Agent;
+  /** Apart, because a stream is as slow as who reads it: it must not take a call's connection. */
+  readonly #streams: Agent;
 
   constructor(
     token: string,
-    { connectionsPerAddress = 128 }: { connectionsPerAddress?: number } = {},
+    { connectionsPerAddress = 256 }: { connectionsPerAddress?: number } = {},
   ) {
     this.#token = token;
-    this.#agent = new Agent({
-      connections: connectionsPerAddress,
-      pipelining: 1,
-      keepAliveTimeout: 10_000,
-      connect: { timeout: 2_000 },
-    });
+    const makeAgent = () =>
+      new Agent({
+        connections: connectionsPerAddress,
+        pipelining: 1,
+        keepAliveTimeout: 10_000,
+        connect: { timeout: 2_000 },
+      });
+    this.#calls = makeAgent();
+    this.#streams = makeAgent();
   }
 
   /** The whole answer. Any status of 400 or more is thrown as the `Failure` it carries. */
   async call(options: CallOptions): Promise<CallAnswer> {
-    const { status, headers, body } = await this.#send(options);
+    const { status, headers, body } = await this.#send(this.#calls, options);
     try {
       return { status, headers, body: Buffer.from(await body.arrayBuffer()) };
     } catch (error) {
@@ -79,22 +84,28 @@ export class Caller {
 
   /** The answer's head, and its body as a stream that the caller has to read or destroy. */
   async stream(options: CallOptions): Promise<StreamAnswer> {
-    return await this.#send(options);
+    return await this.#send(this.#streams, options);
   }
 
   async close(): Promise<void> {
-    await this.#agent.destroy();
+    await Promise.all([this.#calls.destroy(), this.#streams.destroy()]);
   }
 
-  async #send(options: CallOptions): Promise<{
+  async #send(
+    agent: Agent,
+    options: CallOptions,
+  ): Promise<{
     status: number;
     headers: Record<string, string | string[] | undefined>;
     body: Dispatcher.ResponseData["body"];
   }> {
     const { method, address, path, headers, body, timeoutMs, requestId, signal } = options;
+    // One deadline over all: undici's own begins only when a connection is free.
+    const late = new AbortController();
+    const timer = setTimeout(() => late.abort(new LateError()), timeoutMs);
     let response: Dispatcher.ResponseData;
     try {
-      response = await this.#agent.request({
+      response = await agent.request({
         origin: `http://${address}`,
         path,
         method,
@@ -106,15 +117,19 @@ export class Caller {
         body: body ?? null,
         headersTimeout: timeoutMs,
         bodyTimeout: timeoutMs,
-        ...(signal === undefined ? {} : { signal }),
+        signal: signal === undefined ? late.signal : AbortSignal.any([late.signal, signal]),
       });
     } catch (error) {
       throw callFailure(options, error);
+    } finally {
+      clearTimeout(timer);
     }
     if (response.statusCode >= 400) throw await readFailure(options, response);
     return { status: response.statusCode, headers: response.headers, body: response.body };
   }
 }
+
+class LateError extends Error {}
 
 async function readFailure(
   { method, address, path }: CallOptions,
@@ -137,7 +152,7 @@ async function readFailure(
 
 function callFailure({ method, address, path }: CallOptions, error: unknown): Failure {
   const code = systemErrorCode(error) ?? "";
-  const isLate = code.endsWith("TIMEOUT");
+  const isLate = error instanceof LateError || code.endsWith("TIMEOUT");
   return new Failure(
     isLate ? "timeout" : "unavailable",
     `Cannot ${method} ${path.split("?")[0]} at ${address}: ${isLate ? "no answer in time" : messageOf(error) || code}`,

@@ -6,7 +6,7 @@
  * on a small file of its own, open for as long as the lock is held.
  */
 
-import { mkdirSync } from "node:fs";
+import { closeSync, fsyncSync, mkdirSync, openSync } from "node:fs";
 import path from "node:path";
 import { DatabaseSync } from "node:sqlite";
 import { Failure, messageOf } from "./failure.ts";
@@ -15,9 +15,28 @@ export interface FolderLock {
   release(): void;
 }
 
+/** Makes the folder and those above it, so that a power cut after this call leaves them there. */
+function makeFolderDurably(folder: string): void {
+  const first = mkdirSync(folder, { recursive: true, mode: 0o700 });
+  if (first === undefined) return;
+  const above = path.dirname(path.resolve(first));
+  for (let made = path.resolve(folder); made !== above; made = path.dirname(made)) {
+    syncFolderNow(path.dirname(made));
+  }
+}
+
+function syncFolderNow(folder: string): void {
+  const descriptor = openSync(folder, "r");
+  try {
+    fsyncSync(descriptor);
+  } finally {
+    closeSync(descriptor);
+  }
+}
+
 /** Takes the lock of `folder`, making the folder if need be; fails with `conflict` if it is taken. */
 export function lockFolder(folder: string, holder: string): FolderLock {
-  mkdirSync(folder, { recursive: true, mode: 0o700 });
+  makeFolderDurably(folder);
   const file = path.join(folder, "lock");
   const database = new DatabaseSync(file);
   try {

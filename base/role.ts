@@ -1,8 +1,9 @@
 /**
  * The life of a role's process: start, say that it is ready, run, and stop without dropping what runs.
  *
- * A process stops when it gets SIGINT or SIGTERM, and when the supervisor that started it is gone, so
- * that killing the parent leaves no orphan. A signal may come twice (to the group, and from the parent).
+ * Alone, a process stops at SIGINT or SIGTERM. Under a supervisor it stops when that says so, and when it
+ * is gone, so that killing the parent leaves no orphan; signals, which reach a whole group at once, are the
+ * supervisor's to act on.
  */
 
 import { messageOf, toFailure } from "./failure.ts";
@@ -18,7 +19,8 @@ export interface RoleReady {
 
 export interface RunningRole {
   ready: RoleReady;
-  close(): Promise<void>;
+  /** Lets running requests end, `graceMs` at most. */
+  close(graceMs: number): Promise<void>;
 }
 
 /** An exit code that says: starting again will not help (bad configuration, a taken port or folder). */
@@ -27,11 +29,20 @@ export const exitCodeHopeless = 78;
 /** How long a stop may take: within the 15 s that a user may count on, with room for the parent. */
 const stopLimitMs = 12_000;
 
+/** How long running requests may take to end; and when the supervisor, and so the other roles, are gone. */
+const drainMs = 8_000;
+const orphanDrainMs = 500;
+
+/** What a supervisor says to its child. */
+export interface SupervisorMessage {
+  stop?: boolean;
+}
+
 export async function runRole(log: Log, start: () => Promise<RunningRole>): Promise<void> {
   let role: RunningRole | undefined;
   let isStopping = false;
 
-  const stop = (reason: string, exitCode: number) => {
+  const stop = (reason: string, exitCode: number, graceMs = drainMs) => {
     if (isStopping) return;
     isStopping = true;
     log.info({ reason }, "stopping");
@@ -39,7 +50,7 @@ export async function runRole(log: Log, start: () => Promise<RunningRole>): Prom
       log.error(`did not stop within ${stopLimitMs} ms`);
       process.exit(1);
     }, stopLimitMs).unref();
-    Promise.resolve(role?.close()).then(
+    Promise.resolve(role?.close(graceMs)).then(
       () => {
         log.info("stopped");
         process.exit(exitCode);
@@ -51,10 +62,18 @@ export async function runRole(log: Log, start: () => Promise<RunningRole>): Prom
     );
   };
 
+  const isSupervised = process.send !== undefined;
   for (const signal of ["SIGINT", "SIGTERM", "SIGHUP"] as const) {
-    process.on(signal, () => stop(signal, 0));
+    process.on(signal, () => {
+      // A signal to the whole group is for the supervisor: it ends its children in the right order.
+      if (!isSupervised) stop(signal, 0);
+    });
   }
-  process.on("disconnect", () => stop("the supervisor is gone", 0));
+  process.on("message", (message: SupervisorMessage) => {
+    if (message.stop) stop("the supervisor says so", 0);
+  });
+  // Whatever is asked for now has lost the other half of its way: there is little to drain.
+  process.on("disconnect", () => stop("the supervisor is gone", 0, orphanDrainMs));
   process.on("uncaughtException", (error) => {
     // Nothing is known about the state after this: an orderly end, and a new start by the supervisor.
     log.fatal({ err: error }, "a mistake was not caught");

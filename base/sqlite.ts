@@ -19,6 +19,9 @@ export function openSqlite(file: string, mode: "write" | "read"): DatabaseSync {
     if (mode === "write") {
       chmodSync(file, 0o600);
       database.exec("PRAGMA journal_mode = WAL; PRAGMA synchronous = FULL");
+      // After a failed sync frames of the log may be in the page cache alone: they go into the database,
+      // which is synced, before anything is written behind them.
+      database.exec("PRAGMA wal_checkpoint(TRUNCATE)");
     }
     database.exec(
       "PRAGMA busy_timeout = 5000; PRAGMA foreign_keys = ON; PRAGMA cache_size = -65536; PRAGMA mmap_size = 268435456",

@@ -11,7 +11,7 @@ import { type ChildProcess, spawn } from "node:child_process";
 import { EventEmitter } from "node:events";
 import { Failure, messageOf } from "./failure.ts";
 import type { Log } from "./log.ts";
-import { exitCodeHopeless } from "./role.ts";
+import { exitCodeHopeless, type SupervisorMessage } from "./role.ts";
 
 export interface SupervisedProcess<Ready> {
   name: string;
@@ -98,13 +98,21 @@ export class Supervisor<Ready> extends EventEmitter<SupervisorEvents<Ready>> {
     });
   }
 
-  /** Asks the child to end and waits for it; ends it by force after the limit. */
-  async stop(): Promise<void> {
+  /** From now on a child that ends is not started again. */
+  retire(): void {
     this.#stopping = true;
     clearTimeout(this.#retry);
+  }
+
+  /** Asks the child to end and waits for it; ends it by force after the limit. */
+  async stop(): Promise<void> {
+    this.retire();
     const child = this.#child;
     if (child === undefined) return;
     const exited = new Promise<void>((resolve) => child.once("exit", () => resolve()));
+    // A role goes by the message, any other child by the signal.
+    const message: SupervisorMessage = { stop: true };
+    if (child.connected) child.send(message);
     child.kill("SIGTERM");
     const force = setTimeout(() => child.kill("SIGKILL"), this.#options.stopLimitMs ?? 13_000);
     await exited;

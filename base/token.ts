@@ -5,6 +5,7 @@
 
 import { randomBytes, timingSafeEqual } from "node:crypto";
 import { closeSync, fsyncSync, linkSync, openSync, readFileSync, rmSync, writeSync } from "node:fs";
+import path from "node:path";
 import { Failure, messageOf, systemErrorCode } from "./failure.ts";
 
 export const tokenHeader = "x-hayloft-token";
@@ -48,6 +49,9 @@ export function createSecretFile(file: string, content: string): boolean {
   }
   try {
     linkSync(temporary, file);
+    const folder = openSync(path.dirname(file), "r");
+    fsyncSync(folder);
+    closeSync(folder);
     return true;
   } catch (error) {
     if (systemErrorCode(error) === "EEXIST") return false;

@@ -252,6 +252,11 @@ export class Catalog {
     return this.#queue.submit("finishDeletions", { ids });
   }
 
+  /** Lets deletions that can't be done now come up again after `delayMs`. */
+  postponeDeletions(ids: readonly number[], delayMs: number): Promise<void> {
+    return this.#queue.submit("postponeDeletions", { ids, delayMs });
+  }
+
   /** Commits what was asked for before, closes the session, and lets go of the folder. */
   close(): Promise<void> {
     this.#closing ??= this.#close();

@@ -44,7 +44,8 @@ export type ChangeName =
   | "deleteObject"
   | "putAccessKey"
   | "abandon"
-  | "finishDeletions";
+  | "finishDeletions"
+  | "postponeDeletions";
 
 export type ChangeInput<Name extends ChangeName> = Parameters<Changes[Name]>[0];
 export type ChangeOutput<Name extends ChangeName> = ReturnType<Changes[Name]>;
@@ -237,6 +238,14 @@ export class Changes {
 
   finishDeletions({ ids }: { ids: readonly number[] }, _nowMs: number): void {
     for (const id of ids) this.#statements.deleteScheduled.run({ id });
+  }
+
+  /** Due again after `delayMs`: what can't be deleted now must not stand before what can. */
+  postponeDeletions(
+    { ids, delayMs }: { ids: readonly number[]; delayMs: number },
+    nowMs: number,
+  ): void {
+    for (const id of ids) this.#statements.postponeScheduled.run({ id, dueMs: nowMs + delayMs });
   }
 
   #bucket(name: string, purpose: string): BucketRow {
@@ -451,6 +460,9 @@ function prepareAll(database: DatabaseSync, kysely: Kysely<Tables>) {
     ),
     deleteScheduled: prepare(database, (v: { id: number }) =>
       kysely.deleteFrom("outbox").where("id", "=", v.id),
+    ),
+    postponeScheduled: prepare(database, (v: { id: number; dueMs: number }) =>
+      kysely.updateTable("outbox").set({ due_ms: v.dueMs }).where("id", "=", v.id),
     ),
   };
 }

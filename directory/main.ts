@@ -46,8 +46,8 @@ export async function runDirectory(config: DirectoryConfig): Promise<void> {
     );
     return {
       ready: { address: formatAddress(address), opsAddress: formatAddress(ops.address) },
-      async close() {
-        await closeServer(server, 2_000);
+      async close(graceMs) {
+        await closeServer(server, Math.min(graceMs, 2_000));
         await closeServer(ops.server, 100);
         await database.destroy();
         lock.release();

@@ -122,7 +122,12 @@ export class Blobs {
     const outcomes: DeleteReply["outcomes"] = {};
     const byAddress = Map.groupBy(fids, (fid) => directory.addressesOf(volumeOf(fid))[0]);
     for (const [address, group] of byAddress) {
-      const reply = address === undefined ? undefined : await stores.delete(address, group);
+      let reply: DeleteReply | undefined;
+      try {
+        if (address !== undefined) reply = await stores.delete(address, group);
+      } catch (error) {
+        if (!isPassing(error)) throw error; // one store that is away must not keep the others waiting
+      }
       for (const fid of group) outcomes[fid] = reply?.outcomes[fid] ?? "unknown";
     }
     return outcomes;

@@ -5,6 +5,7 @@
  * committed only when the form has been read to its end.
  */
 
+import type { Readable } from "node:stream";
 import { Busboy, type BusboyInstance } from "@fastify/busboy";
 import type { Context } from "koa";
 import type { Clock } from "../base/clock.ts";
@@ -64,6 +65,7 @@ export class Forms {
     const form = openForm(req.headers);
     const fields = new Map<string, string>();
     const files: Promise<FormFile>[] = [];
+    const streams: Readable[] = [];
     const failed = Promise.withResolvers<never>();
     // It rejects whether or not somebody waits for it just then.
     failed.promise.catch(() => undefined);
@@ -86,6 +88,7 @@ export class Forms {
         stream.resume();
       });
       files.push(file);
+      streams.push(stream);
     });
     form.on("filesLimit", () => failed.reject(malformed(`it has over ${filesMax} files`)));
     form.on("fieldsLimit", () => failed.reject(malformed(`it has over ${fieldsMax} fields`)));
@@ -100,6 +103,8 @@ export class Forms {
       return stored;
     } catch (error) {
       form.destroy();
+      // The form's end is not the end of a file that is half read: each has to be told.
+      for (const stream of streams) stream.destroy(new Error("the form was cut off"));
       // What is being stored is awaited, so that all of it is known and can be abandoned.
       for (const outcome of await Promise.allSettled(files)) {
         if (outcome.status === "fulfilled") {
@@ -167,8 +172,11 @@ async function feed(parts: AsyncIterable<Buffer>, form: BusboyInstance): Promise
     if (form.destroyed) return;
     if (!form.write(part)) {
       await new Promise<void>((resolve) => {
-        form.once("drain", resolve);
-        form.once("close", resolve);
+        const settle = () => {
+          form.off("drain", settle).off("close", settle).off("error", settle);
+          resolve();
+        };
+        form.once("drain", settle).once("close", settle).once("error", settle);
       });
     }
   }

@@ -100,8 +100,8 @@ export async function runGateway(config: GatewayConfig): Promise<void> {
     );
     return {
       ready: { address: formatAddress(address), opsAddress: formatAddress(ops.address) },
-      async close() {
-        await closeServer(server, 9_000);
+      async close(graceMs) {
+        await closeServer(server, graceMs);
         await outbox.stop();
         await images.close();
         await volumes.close();

@@ -7,7 +7,7 @@
  * - A missing blob that the catalog names is never answered as 404.
  */
 
-import { Readable } from "node:stream";
+import type { Readable } from "node:stream";
 import type { Context } from "koa";
 import type { Clock } from "../base/clock.ts";
 import { Failure } from "../base/failure.ts";
@@ -23,6 +23,7 @@ import type { Blobs } from "./blobs.ts";
 import { allowsRange, decideRead, readPutConditions, type Validators } from "./conditions.ts";
 import { isActiveType, readUserHeaders, versionHeaders } from "./object-headers.ts";
 import type { ObjectRequest } from "./object-request.ts";
+import { PartsStream } from "./parts-stream.ts";
 import type { Pictures } from "./pictures.ts";
 import { readParts, type Uploader } from "./upload.ts";
 
@@ -162,6 +163,10 @@ export class Objects {
     if (isActiveType(version.contentType)) context.set("Content-Security-Policy", "sandbox");
     if (method !== "HEAD") {
       const body = await this.#body(version, { start, end }, requestId);
+      if (context.res.destroyed && !Buffer.isBuffer(body)) {
+        body.destroy(); // the reader went away while the first part was read
+        return;
+      }
       context.body = body;
       // Koa sets a type of its own for a body: the stored one is the truth.
       context.set("Content-Type", version.contentType);
@@ -183,7 +188,7 @@ export class Objects {
     // The first part is awaited here, so that a failure to begin still gets a status of its own.
     const parts = this.#options.blobs.streamChunks(version.chunks, range, requestId);
     const first = await parts.next();
-    return Readable.from(prepend(first, parts), { objectMode: false, highWaterMark: 262_144 });
+    return new PartsStream(first, parts);
   }
 
   async #whole(fid: string, requestId: string): Promise<Buffer> {
@@ -195,18 +200,6 @@ export class Objects {
       cache.set(fid, data);
       return data;
     });
-  }
-}
-
-async function* prepend(
-  first: IteratorResult<Buffer>,
-  rest: AsyncGenerator<Buffer>,
-): AsyncGenerator<Buffer> {
-  try {
-    if (first.done !== true) yield first.value;
-    yield* rest;
-  } finally {
-    await rest.return(undefined);
   }
 }
 

@@ -10,6 +10,7 @@ import type { Blobs } from "./blobs.ts";
 
 const intervalMs = 1_000;
 const batchSize = 1_000;
+const postponeMs = 60_000;
 
 export interface OutboxOptions {
   catalog: Catalog;
@@ -44,22 +45,29 @@ export class Outbox {
 
   async #run(): Promise<void> {
     const { catalog, blobs, log, onDeleted } = this.#options;
-    while (!this.#isStopping) {
-      const due = catalog.dueDeletions(batchSize);
-      if (due.length === 0) return;
-      try {
+    try {
+      while (!this.#isStopping) {
+        const due = catalog.dueDeletions(batchSize);
+        if (due.length === 0) return;
         const outcomes = await blobs.delete(due.map(({ fid }) => fid));
-        const gone = due.filter(({ fid }) => outcomes[fid] !== "unknown");
-        for (const { fid } of gone) {
-          if (outcomes[fid] === "corrupt") log.error({ fid }, "a needle to delete can't be read");
-          onDeleted(fid);
+        const isGone = ({ fid }: { fid: string }) =>
+          outcomes[fid] === "deleted" || outcomes[fid] === "absent";
+        const gone = due.filter(isGone);
+        for (const { fid } of gone) onDeleted(fid);
+        if (gone.length > 0) await catalog.finishDeletions(gone.map(({ id }) => id));
+        // What a store that is away, or a needle that can't be read, keeps from being deleted waits, so
+        // that what is due after it does not.
+        const left = due.filter((each) => !isGone(each));
+        if (left.length > 0) {
+          log.warn({ count: left.length, first: left[0]?.fid }, "needles can't be deleted now");
+          await catalog.postponeDeletions(
+            left.map(({ id }) => id),
+            postponeMs,
+          );
         }
-        if (gone.length === 0) return;
-        await catalog.finishDeletions(gone.map(({ id }) => id));
-      } catch (error) {
-        log.warn({ reason: messageOf(error) }, "needles can't be deleted now");
-        return;
       }
+    } catch (error) {
+      log.warn({ reason: messageOf(error) }, "the outbox can't be worked off now");
     }
   }
 }

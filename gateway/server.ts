@@ -10,10 +10,11 @@
  *   PUT    /{bucket}/{key}        store an object          GET, HEAD, DELETE likewise
  */
 
+import { randomBytes } from "node:crypto";
 import { createServer, type IncomingMessage, type Server } from "node:http";
 import Router from "@koa/router";
 import Koa, { type Context } from "koa";
-import { Failure } from "../base/failure.ts";
+import { Failure, systemErrorCode } from "../base/failure.ts";
 import { requestIdHeader, requestIdOf } from "../base/http-serve.ts";
 import type { Log } from "../base/log.ts";
 import type { Catalog } from "../catalog/catalog.ts";
@@ -97,11 +98,40 @@ export function makeGatewayServer(options: GatewayServerOptions): Server {
     waitingForContinue.add(request);
     handle(request, response).catch(() => response.destroy());
   });
+  // What is no HTTP never gets to koa: it is answered here, and the connection ends.
+  server.on("clientError", (error, socket) => {
+    const code = systemErrorCode(error);
+    if (!socket.writable || code === "ECONNRESET") {
+      socket.destroy();
+      return;
+    }
+    const requestId = randomBytes(8).toString("hex");
+    options.log.debug({ requestId, code }, "a request could not be parsed");
+    socket.end(formatParseFailure(code, requestId));
+  });
   // A slow upload is an honest one while something comes: `readParts` watches for that.
   server.requestTimeout = 0;
+  // A reader that takes nothing for so long keeps a store's connection for nothing.
+  server.timeout = 120_000;
   server.headersTimeout = 30_000;
   server.keepAliveTimeout = 15_000;
   return server;
+}
+
+function formatParseFailure(code: string | undefined, requestId: string): string {
+  const isLarge = code === "HPE_HEADER_OVERFLOW";
+  const status = isLarge ? "431 Request Header Fields Too Large" : "400 Bad Request";
+  const why = isLarge ? "its header is too large" : "it is not HTTP, or its URL is not encoded";
+  const error = { code: "BadRequest", message: `Cannot read the request: ${why}`, requestId };
+  const body = `${JSON.stringify({ error })}\n`;
+  const head = [
+    `HTTP/1.1 ${status}`,
+    "connection: close",
+    "content-type: application/json",
+    `content-length: ${Buffer.byteLength(body)}`,
+    `${requestIdHeader}: ${requestId}`,
+  ];
+  return `${head.join("\r\n")}\r\n\r\n${body}`;
 }
 
 const waitingForContinue = new WeakSet<IncomingMessage>();

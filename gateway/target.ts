@@ -28,10 +28,8 @@ export function readTarget(path: string): Target {
 }
 
 function decode(text: string): string {
-  // Node gives bytes above 127 as Latin-1 characters; encoded, they are decoded with the others.
-  const encoded = text.replace(/[^\p{ASCII}]/gu, (byte) => `%${byte.charCodeAt(0).toString(16)}`);
   try {
-    return decodeURIComponent(encoded);
+    return decodeURIComponent(text);
   } catch {
     throw new Failure("bad-request", "Cannot read the path: it is not percent-encoded UTF-8", {
       code: "InvalidURI",

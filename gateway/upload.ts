@@ -8,6 +8,7 @@
 
 import type { Hash } from "node:crypto";
 import type { IncomingMessage } from "node:http";
+import { ByteBudget } from "../base/byte-budget.ts";
 import { md5, sha256 } from "../base/checksum.ts";
 import { Failure, messageOf } from "../base/failure.ts";
 import type { Log } from "../base/log.ts";
@@ -17,7 +18,9 @@ import type { Blobs } from "./blobs.ts";
 import { sniffFormat } from "./images/facts.ts";
 import type { Images } from "./images/images.ts";
 
-const chunkBytes: number = 8 * 1_048_576;
+const chunkBytes = 8 * 1_048_576;
+/** Of all uploads that run at once. */
+const chunksBytesMax = 512 * 1_048_576;
 
 export interface UploadSource {
   parts: AsyncIterable<Buffer>;
@@ -58,6 +61,7 @@ const typeByFormat: Record<ImageFacts["format"], string> = {
 };
 
 export class Uploader {
+  readonly #budget = new ByteBudget(chunksBytesMax);
   readonly #catalog: Catalog;
   readonly #blobs: Blobs;
   readonly #images: Images;
@@ -73,11 +77,14 @@ export class Uploader {
   /** Makes all of the source durable, under no name yet. If it fails nothing stays. */
   async store(source: UploadSource): Promise<StoredUpload> {
     const chunks: ChunkRef[] = [];
+    const giveBack = this.#budget.take(Math.min(source.declaredBytes ?? chunkBytes, chunkBytes));
     try {
       return await this.#store(source, chunks);
     } catch (error) {
       await this.abandon(chunks);
       throw error;
+    } finally {
+      giveBack();
     }
   }
 
@@ -178,7 +185,9 @@ async function* readChunks(
       if (filled === chunkBytes) {
         yield { bytes: chunk, digest: digest.digest("hex") };
         if (left !== undefined) left = Math.max(left - filled, 0);
-        chunk = makeChunk();
+        // The facts may still be read from the first chunk; every other one is done with by now, and
+        // written over: new buffers of this size cost more to collect than they cost to fill.
+        if (size - part.length <= chunkBytes) chunk = makeChunk();
         digest = sha256();
         filled = 0;
       }

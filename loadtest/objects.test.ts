@@ -2,6 +2,7 @@
 
 import { createHash } from "node:crypto";
 import { readdirSync, readFileSync, writeFileSync } from "node:fs";
+import { connect } from "node:net";
 import path from "node:path";
 import { setTimeout as sleep } from "node:timers/promises";
 import sharp from "sharp";
@@ -258,6 +259,50 @@ test("What was deleted is gone at once by name, and later from the volume", asyn
   for (let tries = 0; (await deletedCount()) === before && tries < 100; tries++) await sleep(100);
   expect(await deletedCount()).toBe(before + 1);
 });
+
+test("A form that is cut off within a file leaves nothing, not even bytes", async () => {
+  const deletedCount = () => cluster.metric("store", "hayloft_store_volume_deleted");
+  const before = await deletedCount();
+  const { hostname, port } = new URL(`http://${cluster.gatewayAddress}`);
+  const socket = connect(Number(port), hostname);
+  const head = [
+    "POST /photos HTTP/1.1",
+    "host: hayloft",
+    `authorization: ${basicAuth(cluster.credentials)}`,
+    "content-type: multipart/form-data; boundary=b",
+    "content-length: 20000000",
+    "",
+    "--b",
+    'content-disposition: form-data; name="f"; filename="cut.bin"',
+    "",
+    "",
+  ];
+  socket.write(head.join("\r\n"));
+  // Over a chunk, so that something is in a volume when the rest does not come.
+  socket.write(Buffer.alloc(9_000_000, 7));
+  await sleep(1_000);
+  socket.destroy();
+  for (let tries = 0; (await deletedCount()) === before && tries < 100; tries++) await sleep(100);
+  expect(await deletedCount()).toBe(before + 1);
+  expect((await get("/photos/cut.bin")).status).toBe(404);
+});
+
+test("Readers that leave early hold up nobody", async () => {
+  await call("PUT", "/photos/left.bin", { body: Buffer.alloc(12_000_000, 3) });
+  const { hostname, port } = new URL(`http://${cluster.gatewayAddress}`);
+  for (let round = 0; round < 40; round++) {
+    const sockets = Array.from({ length: 20 }, () => connect(Number(port), hostname));
+    for (const socket of sockets) {
+      socket.on("error", () => undefined);
+      socket.write("GET /photos/left.bin HTTP/1.1\r\nhost: hayloft\r\n\r\n");
+    }
+    await sleep(round % 4);
+    for (const socket of sockets) socket.destroy();
+  }
+  expect((await call("PUT", "/photos/after.bin", { body: "after" })).status).toBe(200);
+  const read = await get("/photos/left.bin");
+  expect(read.body).toHaveLength(12_000_000);
+}, 60_000);
 
 test("A restart keeps it all, and a byte that rots on the disk is never served", async () => {
   const bodies = Array.from({ length: 8 }, () => random.bytes(30_000));

@@ -75,8 +75,8 @@ export async function runStore(config: StoreConfig): Promise<void> {
     );
     return {
       ready: { address, opsAddress: formatAddress(ops.address) },
-      async close() {
-        await closeServer(server, 8_000);
+      async close(graceMs) {
+        await closeServer(server, graceMs);
         // A heartbeat that waits for a directory that is away is cut short.
         const stopped = heartbeats?.stop();
         await caller.close();

@@ -13,6 +13,7 @@ import { createServer, type IncomingMessage, type Server, type ServerResponse } 
 import { pipeline } from "node:stream/promises";
 import { z } from "zod";
 import { AnswerBatch } from "../base/answer-batch.ts";
+import { ByteBudget } from "../base/byte-budget.ts";
 import { Failure, messageOf } from "../base/failure.ts";
 import { formatFid, parseFid } from "../base/fid.ts";
 import { parseRange } from "../base/http-range.ts";
@@ -29,6 +30,7 @@ const deleteSchema = z.object({ fids: z.array(z.string()).max(10_000) });
 const deleteBytesMax = 1_048_576;
 const noMetadata = Buffer.alloc(0);
 const answers = new AnswerBatch();
+const bodies = new ByteBudget(256 * 1_048_576);
 
 export interface StoreServerOptions {
   store: Store;
@@ -93,8 +95,9 @@ async function appendNeedle(
     throw new Failure("not-found", `Cannot append: there is no volume ${id}`);
   const metadata = request.headers[metadataHeader];
   const owner = request.headers[ownerHeader];
-  const data = await readBody(request, { limitBytes: dataBytesMax });
+  const giveBack = bodies.take(Number(request.headers["content-length"] ?? dataBytesMax));
   try {
+    const data = await readBody(request, { limitBytes: dataBytesMax });
     const fid = await volume.append({
       data,
       metadata: typeof metadata === "string" ? Buffer.from(metadata, "base64") : noMetadata,
@@ -106,6 +109,8 @@ async function appendNeedle(
   } catch (error) {
     if (volume.report().closedBecause !== undefined) onVolumeClosed();
     throw error;
+  } finally {
+    giveBack();
   }
 }
 
