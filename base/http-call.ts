@@ -136,18 +136,28 @@ async function readFailure(
   { statusCode, body, headers }: Dispatcher.ResponseData,
 ): Promise<Failure> {
   const text = await body.text().catch(() => "");
+  const what = `${method} ${path} at ${address}`;
+  return failureOfAnswer(what, statusCode, text, Number(headers["retry-after"]));
+}
+
+/** The failure that an answer of 400 or more carries, or one that tells its status. */
+export function failureOfAnswer(
+  what: string,
+  status: number,
+  text: string,
+  retryAfterSeconds: number = Number.NaN,
+): Failure {
   try {
     const { error } = JSON.parse(text) as FailureBody;
     if (isFailureKind(error.kind)) {
-      const seconds = Number(headers["retry-after"]);
-      const retry = Number.isFinite(seconds) ? { retryAfterSeconds: seconds } : {};
+      const retry = Number.isFinite(retryAfterSeconds) ? { retryAfterSeconds } : {};
       return new Failure(error.kind, error.message, retry);
     }
   } catch {
     // Not one of ours: told apart below.
   }
-  const kind = statusCode === 404 ? "not-found" : statusCode === 503 ? "unavailable" : "internal";
-  return new Failure(kind, `Cannot ${method} ${path} at ${address}: it answered ${statusCode}`);
+  const kind = status === 404 ? "not-found" : status === 503 ? "unavailable" : "internal";
+  return new Failure(kind, `Cannot ${what}: it answered ${status}`);
 }
 
 function callFailure({ method, address, path }: CallOptions, error: unknown): Failure {

@@ -75,6 +75,35 @@ export class Blobs {
     return await this.#retry(fid, (address) => this.#options.stores.read(address, fid, requestId));
   }
 
+  /**
+   * All of an object, in parts that are only valid while they are handed over. A blob whose store fails
+   * midway can't be taken back: that is the failure of the whole.
+   */
+  async pull(
+    chunks: readonly ChunkRef[],
+    onPart: (part: Buffer) => void,
+    { requestId, signal }: { requestId: string; signal?: AbortSignal },
+  ): Promise<void> {
+    for (const { fid } of chunks) {
+      let isBegun = false;
+      await this.#retry(
+        fid,
+        (address) =>
+          this.#options.stores.pull({
+            address,
+            fid,
+            requestId,
+            signal,
+            onPart: (part) => {
+              isBegun = true;
+              onPart(part);
+            },
+          }),
+        () => !isBegun,
+      );
+    }
+  }
+
   /** A part of a blob, as it comes in; goes on after an interruption. */
   async *stream(fid: string, range: ByteRange, requestId: string): AsyncGenerator<Buffer> {
     let at = range.start;
@@ -134,7 +163,11 @@ export class Blobs {
   }
 
   /** Asks every store that has the blob, and again while that may help. */
-  async #retry<Value>(fid: string, read: (address: string) => Promise<Value>): Promise<Value> {
+  async #retry<Value>(
+    fid: string,
+    read: (address: string) => Promise<Value>,
+    mayRetry: () => boolean = () => true,
+  ): Promise<Value> {
     const deadlineMs = performance.now() + readLimitMs;
     let delayMs = retryMs.first;
     for (;;) {
@@ -143,7 +176,7 @@ export class Blobs {
         try {
           return await read(address);
         } catch (error) {
-          if (!isPassing(error)) throw error;
+          if (!isPassing(error) || !mayRetry()) throw error;
           last = error;
         }
       }

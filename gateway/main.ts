@@ -49,7 +49,9 @@ export async function runGateway(config: GatewayConfig): Promise<void> {
   await runRole(log, async (): Promise<RunningRole> => {
     const registry = makeRegistry("gateway");
     const root = readCredentials(config.credentials);
-    const caller = new Caller(readToken(config.tokenFile));
+    const token = readToken(config.tokenFile);
+    const caller = new Caller(token);
+    const stores = new StoreClient(caller, token);
     const catalog = await Catalog.open({
       folder: config.data,
       log,
@@ -69,7 +71,7 @@ export async function runGateway(config: GatewayConfig): Promise<void> {
     volumes.start();
     const blobs = new Blobs({
       directory: volumes,
-      stores: new StoreClient(caller),
+      stores,
       random: systemRandom,
       owner: { catalog: catalog.id, session: catalog.session },
     });
@@ -107,6 +109,7 @@ export async function runGateway(config: GatewayConfig): Promise<void> {
         await volumes.close();
         await catalog.close();
         await caller.close();
+        stores.close();
         await closeServer(ops.server, 100);
       },
     };

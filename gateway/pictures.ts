@@ -13,7 +13,7 @@ import type { BlobCache } from "../cache/lru.ts";
 import type { ImageFacts, ObjectVersion } from "../catalog/model.ts";
 import type { Blobs } from "./blobs.ts";
 import { decideRead } from "./conditions.ts";
-import type { Images } from "./images/images.ts";
+import type { Images, RenderSource } from "./images/images.ts";
 import { planTransform, type RenderPlan, readTransform, variantKey } from "./images/transform.ts";
 import { versionHeaders } from "./object-headers.ts";
 import type { ObjectRequest } from "./object-request.ts";
@@ -103,7 +103,7 @@ export class Pictures {
     return await this.#renders.run(
       key,
       async (signal) => {
-        const source = this.#source(version, requestId);
+        const source = this.#source(version, requestId, signal);
         const { bytes } = await this.#images.render({ source, plan, signal, requestId });
         this.#cache.set(key, bytes);
         return bytes;
@@ -112,12 +112,12 @@ export class Pictures {
     );
   }
 
-  /** Streamed, so that no large buffer is made for each picture: collecting those costs more than copying. */
-  #source({ chunks, size }: ObjectVersion, requestId: string): Buffer | AsyncIterable<Buffer> {
+  /** Pulled part by part, so that no buffer is made for each picture: collecting those costs more than copying. */
+  #source({ chunks }: ObjectVersion, requestId: string, signal: AbortSignal): RenderSource {
     const [only] = chunks;
     const cached = chunks.length === 1 && only !== undefined && this.#cache.get(only.fid);
     if (cached) return cached;
-    return this.#blobs.streamChunks(chunks, { start: 0, end: size }, requestId);
+    return (onPart) => this.#blobs.pull(chunks, onPart, { requestId, signal });
   }
 
   /** Facts of what was uploaded while they could not be read. */

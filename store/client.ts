@@ -1,9 +1,11 @@
 /** How a gateway calls a store. */
 
 import type { Readable } from "node:stream";
-import { Failure } from "../base/failure.ts";
-import type { CallAnswer, Caller } from "../base/http-call.ts";
+import { type Caller, failureOfAnswer } from "../base/http-call.ts";
 import type { ByteRange } from "../base/http-range.ts";
+import { requestIdHeader } from "../base/http-serve.ts";
+import { LeanGetter } from "../base/lean-get.ts";
+import { tokenHeader } from "../base/token.ts";
 import { type BlobMetadata, type DeleteReply, metadataHeader, ownerHeader } from "./protocol.ts";
 
 export type { BlobMetadata, DeleteReply } from "./protocol.ts";
@@ -14,9 +16,16 @@ const readTimeoutMs = 10_000;
 
 export class StoreClient {
   readonly #caller: Caller;
+  readonly #getter = new LeanGetter();
+  readonly #token: string;
 
-  constructor(caller: Caller) {
+  constructor(caller: Caller, token: string) {
     this.#caller = caller;
+    this.#token = token;
+  }
+
+  close(): void {
+    this.#getter.close();
   }
 
   /** Stores a blob in a volume; returns its fid once it is durable there. */
@@ -53,15 +62,49 @@ export class StoreClient {
 
   /** The whole blob, in memory. */
   async read(address: string, fid: string, requestId: string): Promise<Buffer> {
-    const answer = await this.#caller.call({
-      method: "GET",
+    let data = Buffer.alloc(0);
+    let filled = 0;
+    await this.pull({
       address,
-      path: `/${fid}`,
-      timeoutMs: readTimeoutMs,
+      fid,
       requestId,
+      onLength: (bytes) => {
+        data = Buffer.allocUnsafeSlow(bytes);
+      },
+      onPart: (part) => {
+        filled += part.copy(data, filled);
+      },
     });
-    checkLength(answer, fid);
-    return answer.body;
+    return data;
+  }
+
+  /** The whole blob, in parts that are only valid while they are handed over. */
+  async pull({
+    address,
+    fid,
+    requestId,
+    signal,
+    onLength,
+    onPart,
+  }: {
+    address: string;
+    fid: string;
+    requestId: string;
+    signal?: AbortSignal | undefined;
+    onLength?: (bytes: number) => void;
+    onPart: (part: Buffer) => void;
+  }): Promise<void> {
+    const path = `/${fid}`;
+    const { status, errorBody } = await this.#getter.get({
+      address,
+      path,
+      headers: { [tokenHeader]: this.#token, [requestIdHeader]: requestId },
+      timeoutMs: readTimeoutMs,
+      signal,
+      ...(onLength === undefined ? {} : { onLength }),
+      onPart,
+    });
+    if (status >= 400) throw failureOfAnswer(`GET ${path} at ${address}`, status, errorBody);
   }
 
   /** The blob, or a range of it, as a stream that the caller has to read or destroy. */
@@ -95,11 +138,5 @@ export class StoreClient {
       body: { fids },
       timeoutMs: appendTimeoutMs,
     });
-  }
-}
-
-function checkLength({ headers, body }: CallAnswer, fid: string): void {
-  if (Number(headers["content-length"]) !== body.length) {
-    throw new Failure("unavailable", `Cannot read blob ${fid}: the answer was cut short`);
   }
 }

@@ -19,18 +19,30 @@ import {
 
 const pieceBytes = 64 * blockBytes;
 
+interface NeedleReaderParts {
+  head: NeedleHead;
+  /** Begins at the needle and holds its verified head, and as much more as was read with it. */
+  bytes: Buffer;
+  file: FileHandle;
+  seeds: ChecksumSeeds;
+  release: () => void;
+}
+
 export class NeedleReader {
   readonly head: NeedleHead;
   readonly #bytes: Buffer;
   readonly #file: FileHandle;
   readonly #seeds: ChecksumSeeds;
 
-  /** `bytes` begins at the needle and holds its verified head, and as much more as was read with it. */
-  constructor(head: NeedleHead, bytes: Buffer, file: FileHandle, seeds: ChecksumSeeds) {
+  /** Tells that the bytes of `whole` have left and are not looked at again. */
+  readonly release: () => void;
+
+  constructor({ head, bytes, file, seeds, release }: NeedleReaderParts) {
     this.head = head;
     this.#bytes = bytes;
     this.#file = file;
     this.#seeds = seeds;
+    this.release = release;
   }
 
   get metadata(): Buffer {

@@ -163,6 +163,8 @@ async function sendData(
   }
   const whole = needle.whole();
   if (whole !== undefined) {
+    // Not before: until then the socket may still be reading from the bytes.
+    response.once("close", needle.release);
     answers.push(() => response.writeHead(status, headers).end(whole.subarray(start, end)));
     return;
   }

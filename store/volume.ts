@@ -31,6 +31,7 @@ import {
 } from "./needle.ts";
 import { NeedleReader } from "./needle-reader.ts";
 import type { OffsetIndex } from "./offset-index.ts";
+import { ReadBuffers } from "./read-buffers.ts";
 import { type RecoveredVolume, recoverVolume } from "./recovery.ts";
 import {
   decodeSuperblock,
@@ -119,6 +120,7 @@ export class Volume {
   readonly #limitBytes: number;
   readonly #damagedBytes: number;
   readonly #warmth: Warmth;
+  readonly #buffers = new ReadBuffers();
   #descriptor: Descriptor;
   #tail: number;
   #lastDigest: Buffer;
@@ -323,11 +325,18 @@ export class Volume {
     if (offset === undefined || this.#deletes.deleted.has(ordinal)) return undefined;
     // The length is not kept in memory: the next needle's offset bounds it.
     const bound = (this.#index.next(ordinal) ?? this.#tail) - offset;
-    const bytes = Buffer.allocUnsafe(bound <= wholeReadBytesMax ? bound : headReadBytes);
+    const bytes = this.#buffers.take(bound <= wholeReadBytesMax ? bound : headReadBytes);
     const count = await this.#readBytes(ordinal, bytes, offset);
     const { head, headBytes } = await this.#readHead(ordinal, offset, bytes.subarray(0, count));
     if (head.cookie !== cookie || this.#isExpired(head)) return undefined;
-    return new NeedleReader(head, headBytes, this.#file, this.#seeds);
+    const release = () => this.#buffers.giveBack(bytes);
+    return new NeedleReader({
+      head,
+      bytes: headBytes,
+      file: this.#file,
+      seeds: this.#seeds,
+      release,
+    });
   }
 
   /** Deletes a needle for ever. Returns whether it was there; the same again is no error. */

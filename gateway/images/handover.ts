@@ -35,6 +35,15 @@ const namePrefix = "hayloft-images-";
  */
 const leftoverMs = 10 * 60_000;
 
+/**
+ * A picture's bytes: at hand, as they come, or from a function that hands over part after part, each of
+ * which is only valid until it returns.
+ */
+export type RenderSource =
+  | Uint8Array
+  | AsyncIterable<Uint8Array>
+  | ((onPart: (part: Uint8Array) => void) => Promise<void>);
+
 export class Handover {
   readonly folder: string;
   readonly socketPath: string;
@@ -54,10 +63,7 @@ export class Handover {
   }
 
   /** Runs `work` with a file that has all of the source's bytes. */
-  async with<Value>(
-    source: Uint8Array | AsyncIterable<Uint8Array>,
-    work: (file: string) => Promise<Value>,
-  ): Promise<Value> {
+  async with<Value>(source: RenderSource, work: (file: string) => Promise<Value>): Promise<Value> {
     this.#count += 1;
     const file = join(this.folder, String(this.#count));
     let length = 0;
@@ -72,6 +78,7 @@ export class Handover {
     try {
       try {
         if (source instanceof Uint8Array) append(source);
+        else if (typeof source === "function") await source(append);
         else for await (const part of source) append(part);
       } catch (error) {
         throw toWriteFailure(error);

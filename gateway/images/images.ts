@@ -17,7 +17,10 @@ import type { Log, LogLevel } from "../../base/log.ts";
 import { Counter, Gauge, Histogram, latencyBuckets, type Registry } from "../../base/metrics.ts";
 import { Supervisor } from "../../base/supervisor.ts";
 import { type ImageFacts, readHeaderFacts, sniffFormat } from "./facts.ts";
-import { Handover } from "./handover.ts";
+import { Handover, type RenderSource } from "./handover.ts";
+
+export type { RenderSource } from "./handover.ts";
+
 import type { ImageProcessOptions, ImageProcessReady } from "./process.ts";
 import type { RenderPlan } from "./transform.ts";
 import { Link, LinkLost, type WireFailure } from "./wire.ts";
@@ -31,7 +34,7 @@ export interface ImagesOptions {
 
 export interface RenderRequest {
   /** All of the file that is rendered. */
-  source: Uint8Array | AsyncIterable<Uint8Array>;
+  source: RenderSource;
   plan: RenderPlan;
   signal?: AbortSignal | undefined;
   requestId?: string | undefined;
