@@ -15,6 +15,11 @@ export class AnswerBatch {
     if (this.#ready.length === 1) setImmediate(() => this.#sendAll());
   }
 
+  /** Resolves at the end of this turn, for all who wait for it right after one another. */
+  turn(): Promise<void> {
+    return new Promise((resolve) => this.push(resolve));
+  }
+
   #sendAll(): void {
     const ready = this.#ready;
     this.#ready = [];

@@ -84,6 +84,8 @@ export class Catalog {
   readonly #reads: ReturnType<typeof prepareReads>;
   readonly #clock: Clock;
   readonly #random: Random;
+  /** All of them, by name: each request asks for one, and only this process changes them. */
+  #buckets = new Map<string, Bucket>();
   #closing: Promise<void> | undefined;
 
   private constructor(parts: {
@@ -103,6 +105,7 @@ export class Catalog {
     this.#clock = parts.clock;
     this.#random = parts.random;
     this.#reads = prepareReads(parts.database, kyselyOn<Tables>(parts.database));
+    this.#loadBuckets();
   }
 
   static async open({
@@ -145,8 +148,7 @@ export class Catalog {
   }
 
   bucket(name: string): Bucket | undefined {
-    const row = this.#reads.findBucket.get({ name });
-    return row === undefined ? undefined : decodeBucket(row);
+    return this.#buckets.get(name);
   }
 
   /** In the order of their names. */
@@ -210,15 +212,15 @@ export class Catalog {
   }
 
   createBucket(name: string, settings: Partial<BucketSettings> = {}): Promise<Bucket> {
-    return this.#queue.submit("createBucket", { name, settings });
+    return this.#changeBuckets(this.#queue.submit("createBucket", { name, settings }));
   }
 
   deleteBucket(name: string): Promise<void> {
-    return this.#queue.submit("deleteBucket", { name });
+    return this.#changeBuckets(this.#queue.submit("deleteBucket", { name }));
   }
 
   updateBucket(name: string, patch: Partial<BucketSettings>): Promise<Bucket> {
-    return this.#queue.submit("updateBucket", { name, patch });
+    return this.#changeBuckets(this.#queue.submit("updateBucket", { name, patch }));
   }
 
   /** Commits an upload whose chunks are durable already. If it fails, see `mayAbandon`. */
@@ -261,6 +263,19 @@ export class Catalog {
   close(): Promise<void> {
     this.#closing ??= this.#close();
     return this.#closing;
+  }
+
+  /** Looks at all buckets anew before the change is told, whatever came of it. */
+  async #changeBuckets<Result>(change: Promise<Result>): Promise<Result> {
+    try {
+      return await change;
+    } finally {
+      this.#loadBuckets();
+    }
+  }
+
+  #loadBuckets(): void {
+    this.#buckets = new Map(this.buckets().map((bucket) => [bucket.name, bucket]));
   }
 
   /** Runs several reads that must see the same commits: the writer goes on meanwhile. */

@@ -10,12 +10,12 @@
  *   PUT    /{bucket}/{key}        store an object          GET, HEAD, DELETE likewise
  */
 
-import { randomBytes } from "node:crypto";
 import { createServer, type IncomingMessage, type Server } from "node:http";
 import Router from "@koa/router";
 import Koa, { type Context } from "koa";
+import { AnswerBatch } from "../base/answer-batch.ts";
 import { Failure, systemErrorCode } from "../base/failure.ts";
-import { requestIdHeader, requestIdOf } from "../base/http-serve.ts";
+import { newRequestId, requestIdHeader, requestIdOf } from "../base/http-serve.ts";
 import type { Log } from "../base/log.ts";
 import type { Catalog } from "../catalog/catalog.ts";
 import type { DirectoryClient } from "../directory/client.ts";
@@ -38,6 +38,8 @@ export interface GatewayServerOptions {
   metrics: GatewayMetrics;
   log: Log;
 }
+
+const answers = new AnswerBatch();
 
 interface State {
   requestId: string;
@@ -77,6 +79,7 @@ export function makeGatewayServer(options: GatewayServerOptions): Server {
       context.state.query = new URLSearchParams(splitUrl(req.url ?? "/").query);
       context.state.principal = authenticate(options.catalog, req.headers.authorization);
       await next();
+      await answers.turn();
     } catch (error) {
       context.respond = false;
       if (res.destroyed) return; // nobody is there any more
@@ -105,7 +108,7 @@ export function makeGatewayServer(options: GatewayServerOptions): Server {
       socket.destroy();
       return;
     }
-    const requestId = randomBytes(8).toString("hex");
+    const requestId = newRequestId();
     options.log.debug({ requestId, code }, "a request could not be parsed");
     socket.end(formatParseFailure(code, requestId));
   });
