@@ -174,7 +174,10 @@ program
   .option("--json", "for machines")
   .action(async (options) => await printStatus(options));
 
-const bucketCommand = program.command("bucket").description("Settings of buckets.");
+const bucketCommand = program
+  .command("bucket")
+  .summary("change the settings of a bucket")
+  .description("Settings of buckets.");
 bucketCommand
   .command("set")
   .summary("change a bucket's settings")

@@ -16,8 +16,8 @@ import type { Cluster } from "./cluster.ts";
 import { makePhoto } from "./photo.ts";
 import { basicAuth, request } from "./request.ts";
 
-/** Copies that one round renders: some seconds' work on two cores. */
-const copiesPerRound = 200;
+/** Copies that one round renders: some seconds' work on two cores, so that its ends weigh little. */
+const copiesPerRound = 500;
 const uploadsAtOnce = 8;
 const hotConnections = 32;
 const transform = "?w=512";

@@ -5,13 +5,15 @@
  * Invariants:
  * - Only this user may enter the folder.
  * - The files together stay under `heldBytesMax`, each under `sourceBytesMax`.
- * - A file lives as long as its render, tries included; the folder as long as the gateway.
+ * - A file is one render's, tries included; the folder lives as long as the gateway.
  */
 
 import {
   accessSync,
   closeSync,
   constants,
+  existsSync,
+  ftruncateSync,
   mkdirSync,
   mkdtempSync,
   openSync,
@@ -26,6 +28,9 @@ import { Failure, messageOf, systemErrorCode } from "../../base/failure.ts";
 
 const sourceBytesMax = 64 * 1_024 * 1_024;
 const heldBytesMax = 512 * 1_024 * 1_024;
+/** Files that are kept to be used again: together at most 32 MiB. */
+const spareBytesMax = 2 * 1_024 * 1_024;
+const sparesMax = 16;
 /** Where a socket's path has to fit in: 104 bytes on macOS, 108 on Linux. */
 const socketPathLengthMax = 100;
 const namePrefix = "hayloft-images-";
@@ -44,11 +49,19 @@ export type RenderSource =
   | AsyncIterable<Uint8Array>
   | ((onPart: (part: Uint8Array) => void) => Promise<void>);
 
+interface HeldFile {
+  file: string;
+  descriptor: number;
+  /** Bytes that it may have now: never fewer than it has. */
+  length: number;
+}
+
 export class Handover {
   readonly folder: string;
   readonly socketPath: string;
   /** The folder was gone and is new: nobody listens on its socket. */
   readonly #onRestored: () => void;
+  readonly #spares: HeldFile[] = [];
   #heldBytes = 0;
   #count = 0;
 
@@ -64,31 +77,60 @@ export class Handover {
 
   /** Runs `work` with a file that has all of the source's bytes. */
   async with<Value>(source: RenderSource, work: (file: string) => Promise<Value>): Promise<Value> {
-    this.#count += 1;
-    const file = join(this.folder, String(this.#count));
     let length = 0;
     // Synchronous: in memory this is a copy and no wait, and cheaper than asking libuv for it.
-    const descriptor = this.#open(file);
+    const held = this.#takeSpare() ?? this.#make();
     const append = (part: Uint8Array) => {
+      const offset = length;
       length += part.length;
       this.#heldBytes += part.length;
       this.#checkLimits(length);
-      for (let at = 0; at < part.length; ) at += writeSync(descriptor, part, at);
+      // Before it is written: however far that gets, the file is never longer than this says.
+      held.length = Math.max(held.length, length);
+      for (let at = 0; at < part.length; ) {
+        at += writeSync(held.descriptor, part, at, part.length - at, offset + at);
+      }
     };
     try {
       try {
         if (source instanceof Uint8Array) append(source);
         else if (typeof source === "function") await source(append);
         else for await (const part of source) append(part);
+        if (length < held.length) ftruncateSync(held.descriptor, length);
+        held.length = length;
       } catch (error) {
         throw toWriteFailure(error);
-      } finally {
-        closeSync(descriptor);
       }
-      return await work(file);
+      return await work(held.file);
     } finally {
       this.#heldBytes -= length;
-      rmSync(file, { force: true });
+      this.#giveBack(held);
+    }
+  }
+
+  /**
+   * A file that was used before: its pages are there already. Whoever still reads it for a picture that
+   * nobody waits for any more reads something else, and its answer goes to nobody.
+   */
+  #takeSpare(): HeldFile | undefined {
+    const spare = this.#spares.pop();
+    if (spare === undefined || existsSync(spare.file)) return spare;
+    for (const each of [spare, ...this.#spares.splice(0)]) closeSync(each.descriptor); // swept away
+    return undefined;
+  }
+
+  #make(): HeldFile {
+    this.#count += 1;
+    const file = join(this.folder, String(this.#count));
+    return { file, descriptor: this.#open(file), length: 0 };
+  }
+
+  #giveBack(held: HeldFile): void {
+    if (held.length > 0 && held.length <= spareBytesMax && this.#spares.length < sparesMax) {
+      this.#spares.push(held);
+    } else {
+      closeSync(held.descriptor);
+      rmSync(held.file, { force: true });
     }
   }
 
@@ -106,6 +148,7 @@ export class Handover {
   }
 
   close(): void {
+    for (const { descriptor } of this.#spares.splice(0)) closeSync(descriptor);
     rmSync(this.folder, { recursive: true, force: true });
   }
 
