@@ -24,6 +24,7 @@ export type {
   Order,
   StoreStatus,
   VolumeClass,
+  VolumeStatus,
 } from "./protocol.ts";
 
 const callTimeoutMs = 5_000;

@@ -271,3 +271,23 @@ class Recovery {
     }
   }
 }
+
+/**
+ * Makes sure that what recovery found is on the disk before anything is said of it. The last batch may be
+ * in the page cache alone, and after a failed sync the cache calls it clean: so it is written anew. What
+ * is beyond the tail was never acknowledged (recovery.ts): a torn batch, cut off.
+ */
+export async function settleTail(
+  file: FileHandle,
+  { lastBatchOffset, tail }: RecoveredVolume,
+  sizeBytes: number,
+): Promise<void> {
+  if (tail < sizeBytes) await file.truncate(tail);
+  const piece = Buffer.allocUnsafe(Math.min(windowBytes, tail - lastBatchOffset));
+  for (let at = lastBatchOffset; at < tail; at += piece.length) {
+    const part = piece.subarray(0, Math.min(piece.length, tail - at));
+    await file.read(part, at);
+    await file.write([part], at);
+  }
+  await file.syncData();
+}

@@ -13,8 +13,9 @@ import type { FileSystem } from "../base/files.ts";
 import { type FolderLock, lockFolder } from "../base/lock.ts";
 import type { Log } from "../base/log.ts";
 import type { Random } from "../base/random.ts";
-import type { Order } from "../directory/client.ts";
-import { listVolumes, Volume, type VolumeEnvironment, type VolumeReport } from "./volume.ts";
+import type { Order, VolumeStatus } from "../directory/client.ts";
+import { Volume, type VolumeEnvironment } from "./volume.ts";
+import { listVolumes } from "./volume-files.ts";
 
 export interface StoreOptions {
   files: FileSystem;
@@ -84,7 +85,7 @@ export class Store {
     return [...this.#volumes.values()];
   }
 
-  reports(): VolumeReport[] {
+  reports(): VolumeStatus[] {
     return this.volumes().map((volume) => volume.report());
   }
 
@@ -151,7 +152,7 @@ export class Store {
     this.#options.log.info({ volume: order.volume, class: order.class }, "volume created");
   }
 
-  #report(volume: number): VolumeReport {
+  #report(volume: number): VolumeStatus {
     const found = this.#volumes.get(volume);
     if (found === undefined) throw new Failure("not-found", `Cannot find volume ${volume}`);
     return found.report();

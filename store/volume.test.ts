@@ -440,6 +440,14 @@ test("A volume is created once: neither its files nor a leftover of another are 
   expect(stored).toBeDefined();
 });
 
+test("A creation that was cut short is done again", async () => {
+  writeFileSync(`${file()}.new`, "half a superblock");
+  const volume = await createVolume();
+  const [stored] = await fill(volume, [10]);
+  if (stored !== undefined) expect(await readAll(volume, stored.fid)).toEqual(stored.data);
+  await volume.close();
+});
+
 test("A lost delete log is damage: nothing that was deleted comes back", async () => {
   const volume = await createVolume();
   const [stored] = await fill(volume, [10]);

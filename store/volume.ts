@@ -9,12 +9,12 @@
  */
 
 import assert from "node:assert/strict";
-import path from "node:path";
 import type { Clock } from "../base/clock.ts";
 import { Failure, systemErrorCode } from "../base/failure.ts";
 import type { Fid } from "../base/fid.ts";
 import type { FileHandle, FileSystem } from "../base/files.ts";
 import type { Random } from "../base/random.ts";
+import type { VolumeStatus } from "../directory/client.ts";
 import { DeleteLog, recordBytes as deleteRecordBytes } from "./delete-log.ts";
 import { type Descriptor, decodeDescriptor, writeDescriptor } from "./descriptor.ts";
 import {
@@ -32,13 +32,14 @@ import {
 import { NeedleReader } from "./needle-reader.ts";
 import type { OffsetIndex } from "./offset-index.ts";
 import { ReadBuffers } from "./read-buffers.ts";
-import { type RecoveredVolume, recoverVolume } from "./recovery.ts";
+import { recoverVolume, settleTail } from "./recovery.ts";
 import {
   decodeSuperblock,
   encodeSuperblock,
   type Superblock,
   superblockBytes,
 } from "./superblock.ts";
+import { deleteLogFile, descriptorFile, refuseToReplace, volumeFile } from "./volume-files.ts";
 import { Warmth } from "./warmth.ts";
 
 export interface VolumeEnvironment {
@@ -50,26 +51,6 @@ export interface VolumeEnvironment {
   refusal: () => Failure | undefined;
   /** Told of each batch, so that space is known between two looks at the disk. */
   spend: (bytes: number) => void;
-}
-
-/** What the directory and the metrics get to know of a volume. */
-export interface VolumeReport {
-  volume: number;
-  class: string;
-  /** 32 hex digits. */
-  uuid: string;
-  generation: number;
-  epoch: number;
-  state: "open" | "sealed";
-  /** Whether appends are taken now. */
-  isWritable: boolean;
-  /** Why this run will never again append here, if so. */
-  closedBecause: string | undefined;
-  lengthBytes: number;
-  dataBytes: number;
-  needleCount: number;
-  deletedCount: number;
-  damagedBytes: number;
 }
 
 export interface Blob {
@@ -253,7 +234,7 @@ export class Volume {
     return opened;
   }
 
-  report(): VolumeReport {
+  report(): VolumeStatus {
     const { volume, uuid, generation } = this.superblock;
     return {
       volume,
@@ -545,73 +526,4 @@ export class Volume {
   #rejectAll(appends: PendingAppend[], failure: Failure): void {
     for (const { reject } of appends) reject(failure);
   }
-}
-
-function volumeFile(
-  folder: string,
-  { volume, generation }: { volume: number; generation: number },
-): string {
-  return path.join(folder, `${volume}.g${generation}.volume`);
-}
-
-/** A volume is made once: what stands where it would go is somebody's photos until shown otherwise. */
-async function refuseToReplace(
-  files: FileSystem,
-  folder: string,
-  superblock: Superblock,
-): Promise<void> {
-  const { volume, uuid } = superblock;
-  const refuse = (file: string) =>
-    new Failure("conflict", `Cannot create volume ${volume}: ${file} is there already`);
-  const descriptor = descriptorFile(folder, volume);
-  if ((await files.readWhole(descriptor)) !== undefined) throw refuse(descriptor);
-  // Without a descriptor only a creation that was cut short is harmless: an empty file of this uuid.
-  const names = await files.list(folder);
-  for (const name of names.filter((each) => each.startsWith(`${volume}.g`))) {
-    const file = path.join(folder, name);
-    const handle = await files.open(file, "read");
-    try {
-      const start = Buffer.alloc(superblockBytes);
-      await handle.read(start, 0);
-      const isEmpty = (await handle.sizeBytes()) <= superblockBytes;
-      if (!isEmpty || !decodeSuperblock(start, file).uuid.equals(uuid)) throw refuse(file);
-    } finally {
-      await handle.close();
-    }
-  }
-}
-
-/**
- * Makes sure that what recovery found is on the disk before anything is said of it. The last batch may be
- * in the page cache alone, and after a failed sync the cache calls it clean: so it is written anew. What
- * is beyond the tail was never acknowledged (recovery.ts): a torn batch, cut off.
- */
-async function settleTail(
-  file: FileHandle,
-  { lastBatchOffset, tail }: RecoveredVolume,
-  sizeBytes: number,
-): Promise<void> {
-  if (tail < sizeBytes) await file.truncate(tail);
-  const piece = Buffer.allocUnsafe(Math.min(copyBytesMax, tail - lastBatchOffset));
-  for (let at = lastBatchOffset; at < tail; at += piece.length) {
-    const part = piece.subarray(0, Math.min(piece.length, tail - at));
-    await file.read(part, at);
-    await file.write([part], at);
-  }
-  await file.syncData();
-}
-
-function deleteLogFile(folder: string, volume: number): string {
-  return path.join(folder, `${volume}.deleted`);
-}
-
-function descriptorFile(folder: string, volume: number): string {
-  return path.join(folder, `${volume}.json`);
-}
-
-/** The ids of the volumes in a folder: those with a descriptor. */
-export async function listVolumes(files: FileSystem, folder: string): Promise<number[]> {
-  const names = await files.list(folder);
-  const ids = names.map((name) => /^([1-9][0-9]*)\.json$/.exec(name)?.[1]);
-  return ids.filter((id) => id !== undefined).map(Number);
 }

@@ -1,0 +1,56 @@
+/** Where the files of a volume lie, and what may be done with those that are there. */
+
+import path from "node:path";
+import { Failure } from "../base/failure.ts";
+import type { FileSystem } from "../base/files.ts";
+import { decodeSuperblock, type Superblock, superblockBytes } from "./superblock.ts";
+
+export function volumeFile(
+  folder: string,
+  { volume, generation }: { volume: number; generation: number },
+): string {
+  return path.join(folder, `${volume}.g${generation}.volume`);
+}
+
+/** A volume is made once: what stands where it would go is somebody's photos until shown otherwise. */
+export async function refuseToReplace(
+  files: FileSystem,
+  folder: string,
+  superblock: Superblock,
+): Promise<void> {
+  const { volume, uuid } = superblock;
+  const refuse = (file: string) =>
+    new Failure("conflict", `Cannot create volume ${volume}: ${file} is there already`);
+  const descriptor = descriptorFile(folder, volume);
+  if ((await files.readWhole(descriptor)) !== undefined) throw refuse(descriptor);
+  // Without a descriptor only a creation that was cut short is harmless: an empty file of this uuid.
+  const names = await files.list(folder);
+  const isVolume = (name: string) => name.startsWith(`${volume}.g`) && name.endsWith(".volume");
+  for (const name of names.filter(isVolume)) {
+    const file = path.join(folder, name);
+    const handle = await files.open(file, "read");
+    try {
+      const start = Buffer.alloc(superblockBytes);
+      await handle.read(start, 0);
+      const isEmpty = (await handle.sizeBytes()) <= superblockBytes;
+      if (!isEmpty || !decodeSuperblock(start, file).uuid.equals(uuid)) throw refuse(file);
+    } finally {
+      await handle.close();
+    }
+  }
+}
+
+export function deleteLogFile(folder: string, volume: number): string {
+  return path.join(folder, `${volume}.deleted`);
+}
+
+export function descriptorFile(folder: string, volume: number): string {
+  return path.join(folder, `${volume}.json`);
+}
+
+/** The ids of the volumes in a folder: those with a descriptor. */
+export async function listVolumes(files: FileSystem, folder: string): Promise<number[]> {
+  const names = await files.list(folder);
+  const ids = names.map((name) => /^([1-9][0-9]*)\.json$/.exec(name)?.[1]);
+  return ids.filter((id) => id !== undefined).map(Number);
+}
