@@ -2,9 +2,9 @@
  * Sends answers that are ready at the end of the event loop's turn, one right after the other, instead
  * of each between the parsing of two requests.
  *
- * With many connections this takes a third off the cost of a small answer: the code and data of parsing
- * and of writing stay in the processor's caches, and whoever reads the answers is woken once, not for
- * each. A lone answer waits for nothing but the end of its own turn.
+ * With many connections a small answer costs less that way: the code and data of parsing and of writing
+ * stay in the processor's caches, and whoever reads the answers is woken once, not for each. A lone
+ * answer waits for nothing but the end of its own turn.
  */
 export class AnswerBatch {
   #ready: (() => void)[] = [];

@@ -44,8 +44,8 @@ export interface FileSystem {
 }
 
 /**
- * Plain callbacks on descriptors: a `FileHandle` of node:fs/promises costs about twice as much per
- * call, and one read per photo is what a store does all day.
+ * Plain callbacks on descriptors: a `FileHandle` of node:fs/promises does more for each call, and one read
+ * per photo is what a store does all day.
  */
 class DiskFile implements FileHandle {
   readonly #descriptor: number;

@@ -48,7 +48,7 @@ export interface RenderedImage {
 }
 
 // Two more than there are cores: between two pictures a thread hands over and fetches, and its core
-// would stand idle. Measured on two cores: 4 slots render 15 % more than 2.
+// would stand idle.
 const slots = availableParallelism() + 2;
 /** Over the process's own deadline, which makes the better answer. */
 const callLimitMs = 13_000;

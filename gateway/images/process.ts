@@ -4,7 +4,7 @@
  *
  * It listens on a local socket in a folder that only its user may enter, and is asked as wire.ts
  * says. The pictures lie beside the socket as files, in memory where the system has such a file
- * system: measured against sending them through the socket, that saves a twentieth of a render.
+ * system: cheaper than sending them through the socket.
  *
  * Invariants:
  * - What it holds in memory is bounded by its slots; what waits is a name.

@@ -1,7 +1,7 @@
 /**
  * How the gateway and its image process talk: one connection over a local socket, many jobs on it.
  *
- * HTTP would do the same and costs a twentieth of a render more; a render is what there is most of.
+ * HTTP would do the same and costs more for each of the many renders there are.
  *
  * Invariants:
  * - Every question gets one answer, in any order, or the connection ends.

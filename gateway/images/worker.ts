@@ -1,7 +1,7 @@
 /**
  * A thread of the image process: reads the file that it is told, and renders it.
  *
- * Its JavaScript is a hundredth of a render; the rest is native and runs in libuv's pool. So one
+ * Little of a render is JavaScript; the rest is native and runs in libuv's pool. So one
  * thread has several pictures in hand.
  */
 
