@@ -31,8 +31,12 @@ export interface FileSystem {
   open(file: string, mode: "read" | "write" | "create"): Promise<FileHandle>;
   /** The whole content, or undefined if there is no such file. */
   readWhole(file: string): Promise<Buffer | undefined>;
-  /** Durably puts `content` in the place of `file`: temporary file, sync, rename, sync of the folder. */
-  replace(file: string, content: Uint8Array, permissions?: number): Promise<void>;
+  /** Durably puts `content`, one piece or several, in the place of `file`: temporary file, sync, rename, sync of the folder. */
+  replace(
+    file: string,
+    content: Uint8Array | readonly Uint8Array[],
+    permissions?: number,
+  ): Promise<void>;
   /** Names in the folder, sorted; none if there is no such folder. */
   list(folder: string): Promise<string[]>;
   /** Durably removes the file; nothing happens if there is none. */
@@ -81,6 +85,10 @@ class DiskFile implements FileHandle {
 
   write(parts: readonly Uint8Array[], offset: number): Promise<void> {
     return new Promise((resolve, reject) => {
+      if (parts.every((part) => part.length === 0)) {
+        resolve();
+        return;
+      }
       const step = (rest: readonly Uint8Array[], at: number) => {
         const length = rest.reduce((sum, part) => sum + part.length, 0);
         fs.writev(this.#descriptor, rest, at, (error, count) => {
@@ -160,7 +168,8 @@ export const diskFiles: FileSystem = {
     const temporary = `${file}.new`;
     const handle = await open(temporary, "w", permissions);
     try {
-      await handle.writeFile(content);
+      const parts = content instanceof Uint8Array ? [content] : content;
+      await new DiskFile(handle.fd).write(parts, 0);
       await handle.sync();
     } finally {
       await handle.close();
