@@ -7,6 +7,7 @@ import { exitCodeHopeless } from "./base/role.ts";
 import { parseBytes } from "./base/units.ts";
 import { printStatus, setBucket } from "./operate.ts";
 import { up } from "./up.ts";
+import { addVolumeCommands } from "./volumes.ts";
 
 const program = new Command("hayloft")
   .description(
@@ -45,6 +46,12 @@ const seconds = (text: string): number => {
     throw new InvalidArgumentError("a number of seconds is needed.");
   return value;
 };
+const days = (text: string): number => {
+  const value = Number(text);
+  if (!/^[0-9]+(\.[0-9]+)?$/.test(text) || value === 0)
+    throw new InvalidArgumentError("a number of days is needed.");
+  return value;
+};
 
 const logLevel = () =>
   new Option("--log-level <level>", "what to log on standard error")
@@ -62,6 +69,22 @@ const volumeSize = () =>
   new Option("--volume-size <size>", "length at which a volume is full")
     .argParser(bytes)
     .default(32 * 1_073_741_824, "32GiB");
+const nativeAccess = () =>
+  new Option(
+    "--native <mode>",
+    "who may make SeaweedFS's calls: open to all, with the cluster's token, off (default: open on loopback, else token)",
+  ).choices(["open", "token", "off"]);
+const scrubOptions = () => [
+  new Option("--scrub-days <days>", "every byte is read and verified within so many days")
+    .argParser(days)
+    .default(14),
+  new Option("--scrub-rate <size>", "bytes a second for that, 0 for no limit")
+    .argParser(bytes)
+    .default(33_554_432, "32MiB"),
+  new Option("--trash-hours <hours>", "how long the old file of a compacted volume is kept")
+    .argParser(seconds)
+    .default(72),
+];
 const cacheBytes = () =>
   new Option("--cache-bytes <size>", "memory for cached blobs and pictures, 0 for none")
     .argParser(bytes)
@@ -73,6 +96,13 @@ const deleteDelay = () =>
   )
     .argParser(seconds)
     .default(900);
+const ratio = (text: string): number => {
+  const value = Number(text);
+  if (!/^[0-9]*\.?[0-9]+$/.test(text) || value > 1) {
+    throw new InvalidArgumentError("a share is a number from 0 to 1.");
+  }
+  return value;
+};
 const tokenFile = () =>
   new Option(
     "--token-file <file>",
@@ -117,11 +147,31 @@ const directoryCommand = program
     new Option("--port <port>", "port to listen on, 0 for any").argParser(port).default(9333),
   )
   .addOption(tokenFile())
+  .addOption(nativeAccess())
+  .addOption(
+    new Option(
+      "--compact-garbage <share>",
+      "share of deleted bytes from which a volume is compacted by itself, 0 for never",
+    )
+      .argParser(ratio)
+      .default(0.3),
+  )
+  .addOption(
+    new Option("--compact-rate <size>", "bytes a second that such a compaction copies, 0 for any")
+      .argParser(bytes)
+      .default(20_000_000, "20MB"),
+  )
   .addOption(logLevel());
 for (const option of opsOptions()) directoryCommand.addOption(option);
-directoryCommand.action(async (options) => {
+directoryCommand.action(async ({ compactGarbage, compactRate, ...options }) => {
   const { runDirectory } = await import("./directory/main.ts");
-  await runDirectory(options);
+  const { compactionDefaults } = await import("./directory/plan-compaction.ts");
+  const compaction = {
+    ...compactionDefaults,
+    garbageRatioMin: compactGarbage,
+    rateBytes: compactRate,
+  };
+  await runDirectory({ ...options, compaction: compactGarbage === 0 ? "off" : compaction });
 });
 
 const storeCommand = program
@@ -136,14 +186,24 @@ const storeCommand = program
   )
   .option("--advertise <host:port>", "how gateways reach it, where that is another address")
   .addOption(tokenFile())
+  .addOption(nativeAccess())
   .addOption(reserve())
   .addOption(volumeSize())
   .addOption(logLevel());
-for (const option of opsOptions()) storeCommand.addOption(option);
-storeCommand.action(async ({ reserve, volumeSize, ...options }) => {
-  const { runStore } = await import("./store/main.ts");
-  await runStore({ ...options, reserveBytes: reserve, volumeBytes: volumeSize });
-});
+for (const option of [...scrubOptions(), ...opsOptions()]) storeCommand.addOption(option);
+storeCommand.action(
+  async ({ reserve, volumeSize, scrubDays, scrubRate, trashHours, ...options }) => {
+    const { runStore } = await import("./store/main.ts");
+    await runStore({
+      ...options,
+      reserveBytes: reserve,
+      volumeBytes: volumeSize,
+      scrubRateBytes: scrubRate,
+      scrubIntervalMs: scrubDays * 86_400_000,
+      trashMs: trashHours * 3_600_000,
+    });
+  },
+);
 
 const gatewayCommand = program
   .command("gateway")
@@ -187,12 +247,18 @@ bucketCommand
   public-read=true|false       anyone may read objects (not list them)
   versioning=on|suspended      keep earlier versions
   images=ladder|open|off       which sizes may be asked for: steps, any, none
-  max-object-bytes=SIZE        the largest object, up to 5GiB`,
+  max-object-bytes=SIZE        the largest object, up to 5GiB
+  durability=disk|memory       whether an upload waits for the disk; with memory
+                               what was stored in the last second may be lost
+                               in a power cut, in a crash of the machine, or
+                               when its disk fails or is full`,
   )
   .argument("<bucket>")
   .argument("<settings...>", "name=value")
   .option("--data <folder>", "the data folder of the running `hayloft up`", "./data")
   .action(async (bucket, settings, options) => await setBucket(bucket, settings, options));
+
+addVolumeCommands(program);
 
 try {
   await program.parseAsync();

@@ -46,9 +46,17 @@ function formatStatus({ buckets, stores }: GatewayStatus): string {
       volume.damagedBytes === 0 ? "none" : formatBytes(volume.damagedBytes),
     ]);
   }
-  const bucketTable = makeTable(["bucket", "objects", "bytes", "public", "versioning", "images"]);
+  const bucketTable = makeTable([
+    "bucket",
+    "objects",
+    "bytes",
+    "public",
+    "versioning",
+    "images",
+    "durability",
+  ]);
   for (const { name, objects, bytes, settings } of buckets) {
-    const { publicRead, versioning, images } = settings;
+    const { publicRead, versioning, images, durability } = settings;
     bucketTable.push([
       name,
       objects,
@@ -56,6 +64,7 @@ function formatStatus({ buckets, stores }: GatewayStatus): string {
       publicRead ? "read" : "no",
       versioning,
       images,
+      durability,
     ]);
   }
   return `${[storeTable, volumeTable, bucketTable].join("\n\n")}\n`;
@@ -97,13 +106,14 @@ function parseSetting(text: string): [string, unknown] {
       return ["publicRead", value === "true" ? true : value === "false" ? false : value];
     case "versioning":
     case "images":
+    case "durability":
       return [name, value];
     case "max-object-bytes":
       return ["maxObjectBytes", parseBytes(value) ?? value];
     default:
       throw new Failure(
         "bad-request",
-        `Cannot set "${name}": the settings are public-read, versioning, images and max-object-bytes`,
+        `Cannot set "${name}": the settings are public-read, versioning, images, max-object-bytes and durability`,
       );
   }
 }

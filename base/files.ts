@@ -19,7 +19,10 @@ export interface FileHandle {
   readNow(target: Uint8Array, offset: number): number;
   /** Writes all of the parts, one after the other, at `offset`. */
   write(parts: readonly Uint8Array[], offset: number): Promise<void>;
-  /** Returns once data and size are on the disk (fdatasync). A failure is final: never retry it. */
+  /**
+   * Returns once data and size of all writes that had returned before are on the disk (fdatasync). A failure
+   * is final: never retry it.
+   */
   syncData(): Promise<void>;
   sizeBytes(): Promise<number>;
   truncate(lengthBytes: number): Promise<void>;
@@ -27,11 +30,17 @@ export interface FileHandle {
 }
 
 export interface FileSystem {
-  /** `create` fails if the file exists, `write` and `read` if it does not. */
+  /**
+   * `create` fails if the file exists, `write` and `read` if it does not. The name of a created file is
+   * durable after `syncFolder`.
+   */
   open(file: string, mode: "read" | "write" | "create"): Promise<FileHandle>;
   /** The whole content, or undefined if there is no such file. */
   readWhole(file: string): Promise<Buffer | undefined>;
-  /** Durably puts `content`, one piece or several, in the place of `file`: temporary file, sync, rename, sync of the folder. */
+  /**
+   * Durably puts `content`, one piece or several, in the place of `file`: temporary file, sync, rename, sync
+   * of the folder. One at a time for each file. After a failure the file is the old or the new one, whole.
+   */
   replace(
     file: string,
     content: Uint8Array | readonly Uint8Array[],
@@ -166,13 +175,19 @@ export const diskFiles: FileSystem = {
 
   async replace(file, content, permissions = 0o600) {
     const temporary = `${file}.new`;
-    const handle = await open(temporary, "w", permissions);
     try {
-      const parts = content instanceof Uint8Array ? [content] : content;
-      await new DiskFile(handle.fd).write(parts, 0);
-      await handle.sync();
-    } finally {
-      await handle.close();
+      const handle = await open(temporary, "w", permissions);
+      try {
+        const parts = content instanceof Uint8Array ? [content] : content;
+        await new DiskFile(handle.fd).write(parts, 0);
+        await handle.sync();
+      } finally {
+        await handle.close();
+      }
+    } catch (error) {
+      // Most likely the disk is full: half a file must not keep it so.
+      await rm(temporary, { force: true }).catch(() => undefined);
+      throw error;
     }
     // Sync the new file before the rename and the folder after it; with either missing, a power cut
     // can leave the new name on old bytes.

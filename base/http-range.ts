@@ -1,4 +1,4 @@
-/** The `Range` header of one byte range (RFC 9110, section 14). Several ranges are answered whole. */
+/** The `Range` header (RFC 9110, section 14): of one byte range, or of a few. */
 
 export interface ByteRange {
   start: number;
@@ -28,4 +28,30 @@ export function parseRange(
   if (last !== "" && Number(last) < start) return undefined; // not a range at all: to be ignored
   if (start >= length) return "unsatisfiable";
   return { start, end: last === "" ? length : Math.min(Number(last) + 1, length) };
+}
+
+/** More than so many are answered whole: nobody honest asks for them. */
+const rangesMax = 16;
+
+/**
+ * The ranges that `header` asks for, in its order and without those beyond the end: undefined when it is
+ * to be ignored, which it also is when they are many or come to more than the whole.
+ */
+export function parseRanges(
+  header: string | undefined,
+  length: number,
+): ByteRange[] | "unsatisfiable" | undefined {
+  if (header === undefined) return undefined;
+  const texts = header.replace(/^bytes=/i, "").split(",", rangesMax + 1);
+  if (texts.length > rangesMax || !/^bytes=/i.test(header)) return undefined;
+  const ranges: ByteRange[] = [];
+  for (const text of texts) {
+    if (text.trim() === "" && texts.length > 1) continue; // lists may have holes
+    const range = parseRange(`bytes=${text.trim()}`, length);
+    if (range === undefined) return undefined;
+    if (range !== "unsatisfiable") ranges.push(range);
+  }
+  if (ranges.length === 0) return "unsatisfiable";
+  const asked = ranges.reduce((sum, { start, end }) => sum + end - start, 0);
+  return ranges.length > 1 && asked > length ? undefined : ranges;
 }

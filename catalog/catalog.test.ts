@@ -118,6 +118,7 @@ test("Buckets are made, changed and removed, and refuse with their codes", async
       versioning: "off",
       images: "ladder",
       maxObjectBytes: 5 * 2 ** 30,
+      durability: "disk",
     },
   });
   expect(await codeOf(catalog.createBucket("photos"))).toBe("conflict BucketAlreadyOwnedByYou");

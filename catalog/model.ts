@@ -1,6 +1,7 @@
 /** What the catalog keeps, as plain data, and the rules that need nothing but the data. */
 
 import { Failure } from "../base/failure.ts";
+import type { Durability } from "../store/client.ts";
 
 export interface ChunkRef {
   /** The blob's fid, as text. */
@@ -76,6 +77,8 @@ export interface BucketSettings {
   versioning: Versioning;
   images: "ladder" | "open" | "off";
   maxObjectBytes: number;
+  /** Of uploaded bytes. With `memory` a machine's crash may take the last second's, though not their names. */
+  durability: Durability;
 }
 
 export interface Bucket {
@@ -89,6 +92,7 @@ export const defaultSettings: BucketSettings = {
   versioning: "off",
   images: "ladder",
   maxObjectBytes: 5 * 2 ** 30,
+  durability: "disk",
 };
 
 /** The settings after a change: versioning that was ever on can't be off again, only suspended. */

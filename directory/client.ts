@@ -1,5 +1,5 @@
 /**
- * How others call the directory: stores send heartbeats, gateways keep a map of volumes.
+ * How others call the directory: stores send heartbeats, gateways keep a map of volumes, operators order.
  *
  * Invariant: a gateway reads on from the last map it got while the directory is away.
  */
@@ -9,19 +9,31 @@ import type { Caller } from "../base/http-call.ts";
 import type { Log } from "../base/log.ts";
 import { chooseWeighted } from "./plan.ts";
 import type {
+  CompactAllAnswer,
+  CompactAllRequest,
+  CompactVolumeRequest,
   DirectoryStatus,
   Heartbeat,
   HeartbeatReply,
+  ImportVolumeRequest,
   MapVolume,
+  OrderStatus,
+  OrdersAnswer,
+  VerifyVolumeRequest,
   VolumeClass,
   VolumeMap,
 } from "./protocol.ts";
 
+export { isLongOrder } from "./plan.ts";
 export type {
+  CompactAllAnswer,
   DirectoryStatus,
+  Grant,
   Heartbeat,
+  HeartbeatReply,
   MapVolume,
   Order,
+  OrderStatus,
   StoreStatus,
   VolumeClass,
   VolumeStatus,
@@ -40,13 +52,15 @@ export class DirectoryClient {
     this.#address = address;
   }
 
-  async heartbeat(heartbeat: Heartbeat): Promise<HeartbeatReply> {
+  /** `signal` hangs up, while the directory holds the reply for example. */
+  async heartbeat(heartbeat: Heartbeat, signal?: AbortSignal): Promise<HeartbeatReply> {
     return await this.#caller.callJson<HeartbeatReply>({
       method: "POST",
       address: this.#address,
       path: "/heartbeat",
       body: heartbeat,
-      timeoutMs: callTimeoutMs,
+      timeoutMs: callTimeoutMs + (heartbeat.waitMs ?? 0),
+      signal,
     });
   }
 
@@ -67,6 +81,54 @@ export class DirectoryClient {
       path: "/status",
       timeoutMs: callTimeoutMs,
       requestId,
+    });
+  }
+
+  /** Has a volume rewritten without what is dead in it; an open one is sealed first. */
+  async compactVolume(
+    volume: number,
+    request: Partial<CompactVolumeRequest> = {},
+  ): Promise<OrdersAnswer> {
+    return await this.#post(`/volumes/${volume}/compact`, request);
+  }
+
+  /** Has all compacted that is worth it; with `dryRun` only tells what that would be. */
+  async compactAll(request: Partial<CompactAllRequest> = {}): Promise<CompactAllAnswer> {
+    return await this.#post("/compact", request);
+  }
+
+  async verifyVolume(
+    volume: number,
+    request: Partial<VerifyVolumeRequest> = {},
+  ): Promise<OrdersAnswer> {
+    return await this.#post(`/volumes/${volume}/verify`, request);
+  }
+
+  async sealVolume(volume: number): Promise<OrdersAnswer> {
+    return await this.#post(`/volumes/${volume}/seal`, {});
+  }
+
+  async importVolume(request: ImportVolumeRequest): Promise<OrdersAnswer> {
+    return await this.#post("/volumes/import", request);
+  }
+
+  /** Fails with `not-found` if the order ended too long ago, or before the directory's last start. */
+  async order(number: number): Promise<OrderStatus> {
+    return await this.#caller.callJson<OrderStatus>({
+      method: "GET",
+      address: this.#address,
+      path: `/orders/${number}`,
+      timeoutMs: callTimeoutMs,
+    });
+  }
+
+  async #post<Answer>(path: string, body: unknown): Promise<Answer> {
+    return await this.#caller.callJson<Answer>({
+      method: "POST",
+      address: this.#address,
+      path,
+      body,
+      timeoutMs: callTimeoutMs,
     });
   }
 }

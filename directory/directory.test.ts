@@ -6,8 +6,9 @@ import { afterEach, beforeEach, expect, test } from "vitest";
 import { makeLog } from "../base/log.ts";
 import { seededRandom } from "../base/random.ts";
 import { kyselyOn, migrate, openSqlite } from "../base/sqlite.ts";
-import { Directory } from "./directory.ts";
-import type { Heartbeat, Order, VolumeStatus } from "./protocol.ts";
+import { Directory, type DirectoryOptions } from "./directory.ts";
+import { FakeStore } from "./fake-store.ts";
+import { Operations } from "./operations.ts";
 import { type DirectoryTables, directoryMigrations } from "./schema.ts";
 
 let folder: string;
@@ -33,72 +34,18 @@ async function openDatabase(): Promise<void> {
   await migrate(database, directoryMigrations);
 }
 
-const makeDirectory = (seed = 1) =>
-  new Directory({ database, clock, random: seededRandom(seed), log });
+const makeDirectory = (seed = 1, options: Partial<DirectoryOptions> = {}) =>
+  new Directory({ database, clock, random: seededRandom(seed), log, ...options });
 
-/** A store that does as it is told, without any disk. */
-class FakeStore {
-  readonly id: string;
-  run = "1".repeat(16);
-  volumes = new Map<number, VolumeStatus>();
-  unreadable: number[] = [];
-  done: number[] = [];
+const makeOperations = (directory: Directory, seed = 77) =>
+  new Operations(directory, { clock, random: seededRandom(seed) });
 
-  constructor(id: string) {
-    this.id = id.padStart(16, "0");
-  }
-
-  report(): Heartbeat {
-    return {
-      store: this.id,
-      run: this.run,
-      address: "127.0.0.1:8080",
-      freeBytes: 1e12,
-      totalBytes: 2e12,
-      volumes: [...this.volumes.values()],
-      unreadable: this.unreadable,
-      done: this.done,
-    };
-  }
-
-  carryOut(orders: Order[]): void {
-    this.done = orders.map(({ order }) => order);
-    for (const order of orders) {
-      const volume = this.volumes.get(order.volume);
-      if (order.kind === "create") {
-        this.volumes.set(order.volume, {
-          volume: order.volume,
-          class: order.class,
-          uuid: order.uuid,
-          generation: order.generation,
-          epoch: order.epoch,
-          state: "open",
-          isWritable: true,
-          lengthBytes: 8_192,
-          dataBytes: 0,
-          needleCount: 0,
-          deletedCount: 0,
-          damagedBytes: 0,
-        });
-      } else if (volume !== undefined && order.kind === "begin-epoch") {
-        this.volumes.set(order.volume, { ...volume, epoch: order.epoch, isWritable: true });
-      } else if (volume !== undefined) {
-        this.volumes.set(order.volume, { ...volume, state: "sealed", isWritable: false });
-      }
-    }
-  }
-
-  restart(run: string): void {
-    this.run = run.repeat(16);
-    this.done = [];
-    for (const [id, volume] of this.volumes) this.volumes.set(id, { ...volume, isWritable: false });
-  }
-
-  async beat(directory: Directory): Promise<Order[]> {
-    const { orders } = await directory.heartbeat(this.report());
-    this.carryOut(orders);
-    return orders;
-  }
+/** A store with its two volumes of class original. */
+async function makeStore(directory: Directory, id = "a"): Promise<FakeStore> {
+  const store = new FakeStore(id);
+  await store.beat(directory);
+  await store.beat(directory);
+  return store;
 }
 
 test("A new store gets volumes of its own, and gateways see them once they are there", async () => {
@@ -116,7 +63,8 @@ test("A new store gets volumes of its own, and gateways see them once they are t
 test("An order comes again until it is reported done, over a restart of the directory too", async () => {
   const store = new FakeStore("a");
   const first = await makeDirectory().heartbeat(store.report());
-  expect(await makeDirectory(2).heartbeat(store.report())).toEqual(first);
+  const { orders } = await makeDirectory(2).heartbeat(store.report());
+  expect(orders).toEqual(first.orders);
   store.carryOut(first.orders);
   expect(await store.beat(makeDirectory(3))).toEqual([]);
 });
@@ -238,4 +186,266 @@ test("A map's version tells another content, and waiting ends when it comes", as
   await store.beat(directory);
   expect(directory.map().version).toBe(map.version);
   expect(makeDirectory(5).map().version).not.toBe(version);
+});
+
+const calm = { rateBytes: 0, purge: false };
+
+test("A held reply leaves at once when something is ordered, and else at the end of its time", async () => {
+  const directory = makeDirectory();
+  const store = await makeStore(directory);
+  const startedMs = performance.now();
+  expect((await directory.heartbeat(store.report(60))).orders).toEqual([]);
+  expect(performance.now() - startedMs).toBeGreaterThan(50);
+  const held = directory.heartbeat(store.report(1_000));
+  await new Promise((resolve) => setTimeout(resolve, 20));
+  const [order] = (await makeOperations(directory).seal(1)).orders;
+  expect((await held).orders).toMatchObject([{ kind: "seal", volume: 1, order }]);
+  expect(performance.now() - startedMs).toBeLessThan(900);
+});
+
+test("Whoever has hung up is not held, nor taken to have heard", async () => {
+  const directory = makeDirectory();
+  const store = await makeStore(directory);
+  const gone = new AbortController();
+  const held = directory.heartbeat(store.report(1_000), gone.signal);
+  await new Promise((resolve) => setTimeout(resolve, 20));
+  gone.abort();
+  await held;
+  await makeOperations(directory).seal(1);
+  const startedMs = performance.now();
+  const { orders } = await directory.heartbeat(store.report(1_000));
+  expect(orders.filter(({ kind }) => kind === "seal")).toHaveLength(1);
+  expect(performance.now() - startedMs).toBeLessThan(500);
+});
+
+test("An order that was sent is in every reply, and hurries none", async () => {
+  const directory = makeDirectory();
+  const store = await makeStore(directory);
+  store.isSlow = true;
+  await makeOperations(directory).verify(1, { rateBytes: 0 });
+  expect((await directory.heartbeat(store.report(1_000))).orders).toHaveLength(1);
+  const startedMs = performance.now();
+  expect((await directory.heartbeat(store.report(60))).orders).toHaveLength(1);
+  expect(performance.now() - startedMs).toBeGreaterThan(50);
+});
+
+test("A compaction of an open volume waits for its seal, over a restart of the directory too", async () => {
+  let directory = makeDirectory();
+  const store = await makeStore(directory);
+  const [number = 0] = (await makeOperations(directory).compact(1, calm)).orders;
+  directory = makeDirectory(2);
+  let operations = makeOperations(directory);
+  expect(await operations.status(number)).toMatchObject({ state: "pending", kind: "compact" });
+  expect((await store.beat(directory)).map(({ kind }) => kind)).toEqual(["seal", "create"]);
+  directory = makeDirectory(3);
+  operations = makeOperations(directory);
+  const orders = (await store.beat(directory)).filter(({ kind }) => kind !== "create");
+  expect(orders).toMatchObject([
+    { order: number, kind: "compact", volume: 1, generation: 1, purge: false, ttlCutoffMs: nowMs },
+  ]);
+  await store.beat(directory);
+  expect(await operations.status(number)).toMatchObject({ state: "done" });
+  expect((await operations.compact(1, calm)).orders).toHaveLength(1);
+  expect(await store.beat(directory)).toMatchObject([{ kind: "compact", generation: 2 }]);
+});
+
+test("An order that can't be carried out is forgotten, with its reason for whoever asks", async () => {
+  const directory = makeDirectory();
+  const operations = makeOperations(directory);
+  const store = await makeStore(directory);
+  store.failures.set("verify", "the disk has gone bad");
+  const [number = 0] = (await operations.verify(1, { rateBytes: 5 })).orders;
+  await store.beat(directory);
+  expect(await store.beat(directory)).toEqual([]);
+  expect(await operations.status(number)).toEqual({
+    order: number,
+    kind: "verify",
+    volume: 1,
+    state: "failed",
+    reason: "the disk has gone bad",
+  });
+  expect(await operations.status(999)).toBeUndefined();
+});
+
+test("A seal that fails is tried again after a while, not at every heartbeat", async () => {
+  const directory = makeDirectory();
+  const store = await makeStore(directory);
+  store.failures.set("seal", "no");
+  store.set(1, { closedBecause: "it is full", isWritable: false });
+  const sealsOf = async () =>
+    (await store.beat(directory)).filter(({ kind }) => kind === "seal").length;
+  expect([await sealsOf(), await sealsOf(), await sealsOf()]).toEqual([1, 0, 0]);
+  nowMs += 60_001;
+  expect(await sealsOf()).toBe(1);
+});
+
+test("A volume that can't be made is not asked for again at once", async () => {
+  const directory = makeDirectory();
+  const store = new FakeStore("a");
+  store.failures.set("create", "unknown class");
+  expect(await store.beat(directory)).toHaveLength(2);
+  expect(await store.beat(directory)).toHaveLength(0);
+  nowMs += 10_001;
+  expect((await store.beat(directory)).map(({ volume }) => volume)).toEqual([3, 4]);
+});
+
+test("The most wasteful sealed volume is compacted by itself, one at a time at a store", async () => {
+  const directory = makeDirectory();
+  const operations = makeOperations(directory);
+  const store = await makeStore(directory);
+  for (const volume of [1, 2]) await operations.seal(volume);
+  await store.beat(directory);
+  store.isSlow = true;
+  store.set(1, { lengthBytes: 100e6, deadBytes: 40e6 });
+  store.set(2, { lengthBytes: 100e6, deadBytes: 60e6 });
+  await store.beat(directory); // on record as sealed from here on
+  const compactions = async () =>
+    (await store.beat(directory)).filter(({ kind }) => kind === "compact");
+  expect(await compactions()).toMatchObject([
+    { volume: 2, generation: 1, rateBytes: 20_000_000, purge: false },
+  ]);
+  expect(await compactions()).toHaveLength(1);
+  store.isSlow = false;
+  await store.beat(directory);
+  expect(await compactions()).toMatchObject([{ volume: 1 }]);
+  expect(await compactions()).toEqual([]);
+});
+
+test("A volume that can't be compacted is left alone for a day; by hand it may be tried again", async () => {
+  const directory = makeDirectory();
+  const operations = makeOperations(directory);
+  const store = await makeStore(directory);
+  await operations.seal(1);
+  await store.beat(directory);
+  store.set(1, { lengthBytes: 100e6, deadBytes: 60e6 });
+  store.failures.set("compact", "needle 7 does not verify");
+  await store.beat(directory);
+  const compactions = async () =>
+    (await store.beat(directory)).filter(({ kind }) => kind === "compact").length;
+  expect([await compactions(), await compactions(), await compactions()]).toEqual([1, 0, 0]);
+  expect((await operations.compact(1, calm)).orders).toHaveLength(1);
+  expect([await compactions(), await compactions()]).toEqual([1, 0]);
+  nowMs += 86_400_001;
+  expect([await compactions(), await compactions()]).toEqual([1, 0]);
+});
+
+test("Compaction that is off is left to operators", async () => {
+  const directory = makeDirectory(1, { compaction: "off" });
+  const store = await makeStore(directory);
+  await makeOperations(directory).seal(1);
+  await store.beat(directory);
+  store.set(1, { lengthBytes: 100e6, deadBytes: 60e6 });
+  await store.beat(directory);
+  expect(await store.beat(directory)).toEqual([]);
+});
+
+test("All that is worth it is told in a dry run, and ordered without", async () => {
+  const directory = makeDirectory(1, { compaction: "off" });
+  const operations = makeOperations(directory);
+  const store = await makeStore(directory);
+  for (const volume of [1, 2]) await operations.seal(volume);
+  await store.beat(directory);
+  await store.beat(directory);
+  await store.beat(directory);
+  store.set(1, { lengthBytes: 1_000, deadBytes: 400 });
+  store.set(2, { lengthBytes: 1_000, deadBytes: 950 });
+  store.set(3, { lengthBytes: 1_000, deadBytes: 950 }); // open
+  await store.beat(directory);
+  const request = { garbageRatioMin: 0.3, ...calm };
+  const dry = await operations.compactAll({ ...request, dryRun: true });
+  expect(dry.orders).toEqual([]);
+  expect(dry.steps).toMatchObject([
+    { volume: 2, strategy: "drain", copyBytes: 50, freedBytes: 950 },
+    { volume: 1, strategy: "garbage", copyBytes: 600, freedBytes: 400 },
+  ]);
+  const wet = await operations.compactAll({ ...request, dryRun: false });
+  expect(wet.steps).toEqual(dry.steps);
+  expect(wet.orders).toHaveLength(2);
+  expect((await operations.compactAll({ ...request, dryRun: false })).orders).toEqual([]);
+  // One after the other.
+  expect(await store.beat(directory)).toMatchObject([{ kind: "compact", volume: 2 }]);
+  expect(await store.beat(directory)).toMatchObject([{ kind: "compact", volume: 1 }]);
+});
+
+test("Of a volume below the wanted share nothing is ordered; of one that is not there, it is said", async () => {
+  const directory = makeDirectory();
+  const operations = makeOperations(directory);
+  await makeStore(directory);
+  expect(await operations.compact(1, { ...calm, garbageRatioMin: 0.5 })).toEqual({ orders: [] });
+  await expect(operations.compact(99, calm)).rejects.toMatchObject({ kind: "not-found" });
+});
+
+test("An imported volume keeps its id, which must never have been used", async () => {
+  const directory = makeDirectory();
+  const operations = makeOperations(directory);
+  const store = await makeStore(directory);
+  const files = { dat: "/old/7.dat", idx: "/old/7.idx" };
+  await expect(operations.import({ volume: 1, ...files })).rejects.toMatchObject({
+    kind: "conflict",
+  });
+  await operations.import({ volume: 7, ...files });
+  expect(await store.beat(directory)).toMatchObject([
+    { kind: "import", volume: 7, members: [store.id], ...files },
+  ]);
+  await store.beat(directory);
+  await expect(operations.import({ volume: 7, ...files })).rejects.toMatchObject({
+    kind: "conflict",
+  });
+  expect(await store.beat(directory)).toEqual([]);
+  store.failures.set("import", "there is no such file");
+  const [failed = 0] = (await operations.import({ volume: 5, ...files })).orders;
+  await store.beat(directory);
+  await store.beat(directory);
+  expect(await operations.status(failed)).toMatchObject({ state: "failed" });
+  store.failures.clear();
+  expect((await operations.import({ volume: 5, ...files })).orders).toHaveLength(1);
+  store.volumes.delete(1);
+  const orders = await store.beat(directory);
+  expect(orders.find(({ kind }) => kind === "create")).toMatchObject({ volume: 8 });
+});
+
+test("With several stores, the one that imports has to be named", async () => {
+  const directory = makeDirectory();
+  const operations = makeOperations(directory);
+  await makeStore(directory, "a");
+  const second = await makeStore(directory, "b");
+  const request = { volume: 70, dat: "a", idx: "b" };
+  await expect(operations.import(request)).rejects.toMatchObject({ kind: "bad-request" });
+  await expect(operations.import({ ...request, store: "nobody" })).rejects.toMatchObject({
+    kind: "not-found",
+  });
+  await operations.import({ ...request, store: second.id });
+  expect(await second.beat(directory)).toMatchObject([{ kind: "import", volume: 70 }]);
+});
+
+test("A volume whose needles expire is sealed after a while, dropped when all have, and its id stays used", async () => {
+  const directory = makeDirectory();
+  const store = await makeStore(directory);
+  const request = { count: 1, dataBytes: 0, ttlSeconds: 3_840 };
+  let isOver = false;
+  const beating = store.beatUntil(directory, () => isOver);
+  const { fid } = await directory.assign(request);
+  isOver = true;
+  await beating;
+  const volume = Number(fid.split(",")[0]);
+  expect(store.volumes.get(volume)).toMatchObject({ class: "native", ttlSeconds: 3_840 });
+  store.set(volume, { needleCount: 1 });
+
+  nowMs += 960_000;
+  expect(await store.beat(directory)).toMatchObject([{ kind: "seal", volume }]);
+  const expiresMs = nowMs + 3_840_000;
+  store.set(volume, { expiresMs });
+  await store.beat(directory);
+  nowMs = expiresMs + 60_000;
+  expect(await store.beat(directory)).toEqual([]);
+  nowMs += 1;
+  const before = store.volumes.get(volume);
+  expect(await store.beat(directory)).toMatchObject([{ kind: "drop", volume, uuid: before?.uuid }]);
+  await store.beat(directory);
+  expect(directory.map().volumes.map((entry) => entry.volume)).not.toContain(volume);
+
+  // Back from a copy of the disk: served to nobody, and not dropped twice.
+  if (before !== undefined) store.volumes.set(volume, before);
+  expect(await store.beat(directory)).toEqual([]);
+  expect(directory.map().volumes.map((entry) => entry.volume)).not.toContain(volume);
 });

@@ -6,12 +6,14 @@ import { closeServer, formatAddress, listen } from "../base/http-serve.ts";
 import { lockFolder } from "../base/lock.ts";
 import { type LogLevel, makeLog } from "../base/log.ts";
 import { makeRegistry, startOpsServer } from "../base/metrics.ts";
+import { defaultNativeAccess, type NativeAccess } from "../base/native-access.ts";
 import { systemRandom } from "../base/random.ts";
 import { type RunningRole, runRole } from "../base/role.ts";
 import { kyselyOn, migrate, openSqlite } from "../base/sqlite.ts";
 import { readToken } from "../base/token.ts";
-import { Directory } from "./directory.ts";
+import { type CompactionOptions, Directory } from "./directory.ts";
 import { watchDirectory } from "./metrics.ts";
+import { Operations } from "./operations.ts";
 import { type DirectoryTables, directoryMigrations } from "./schema.ts";
 import { makeDirectoryServer } from "./server.ts";
 
@@ -24,6 +26,9 @@ export interface DirectoryConfig {
   opsPort: number;
   tokenFile: string;
   logLevel: LogLevel;
+  /** Who may make SeaweedFS's calls; by default everybody where only this machine reaches the port. */
+  native?: NativeAccess | undefined;
+  compaction: CompactionOptions | "off";
 }
 
 export async function runDirectory(config: DirectoryConfig): Promise<void> {
@@ -35,10 +40,19 @@ export async function runDirectory(config: DirectoryConfig): Promise<void> {
       openSqlite(path.join(config.data, "directory.sqlite"), "write"),
     );
     await migrate(database, directoryMigrations);
-    const directory = new Directory({ database, clock: systemClock, random: systemRandom, log });
+    const { compaction } = config;
+    const seams = { clock: systemClock, random: systemRandom };
+    const directory = new Directory({ database, ...seams, log, compaction });
     const registry = makeRegistry("directory");
     watchDirectory(directory, registry);
-    const server = makeDirectoryServer(directory, { token, log });
+    const server = makeDirectoryServer({
+      directory,
+      operations: new Operations(directory, seams),
+      token,
+      log,
+      native: config.native ?? defaultNativeAccess(config.host),
+      rateBytes: compaction === "off" ? 0 : compaction.rateBytes,
+    });
     const address = await listen(server, config);
     const ops = await startOpsServer(
       { host: config.opsHost, port: config.opsPort },

@@ -18,10 +18,12 @@ export interface DirectoryTables {
     generation: number;
     record_magic: string;
     epoch: number;
-    /** open, sealing, sealed */
+    /** `VolumeState` of plan.ts. A row stays for ever: so does its id. */
     state: string;
     sealed_length: number | null;
     store: string;
+    /** 0 if its needles live for ever. */
+    ttl_seconds: number;
   };
   orders: {
     order_number: number;
@@ -81,6 +83,14 @@ export const directoryMigrations: Record<string, Migration> = {
       await sql`insert into counters (name, value) values ('volume', 0), ('order', 0)`.execute(
         database,
       );
+    },
+  },
+  "002-ttl": {
+    async up(database: Kysely<unknown>) {
+      await database.schema
+        .alterTable("volumes")
+        .addColumn("ttl_seconds", "bigint", (column) => column.notNull().defaultTo(0))
+        .execute();
     },
   },
 };

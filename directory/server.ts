@@ -1,9 +1,17 @@
 /**
- * The directory's calls, all between processes and all with the cluster's token:
+ * The directory's calls. Those between processes, and those of operators, carry the cluster's token:
  *
- *   POST /heartbeat              what a store has; answers with its orders
- *   GET  /map?after=V&wait=MS    the volume map, once it is another than version V
- *   GET  /status                 stores and volumes, for people and tools
+ *   POST /heartbeat               what a store has; answers with its orders
+ *   GET  /map?after=V&wait=MS     the volume map, once it is another than version V
+ *   GET  /status                  stores and volumes, for people and tools
+ *   POST /volumes/{id}/compact    rewrites a volume without what is dead; seals it first if it is open
+ *   POST /volumes/{id}/verify     reads every byte of it
+ *   POST /volumes/{id}/seal       ends its open life
+ *   POST /volumes/import          takes over a volume of SeaweedFS
+ *   POST /compact                 compacts all that is worth it, or tells what that would be
+ *   GET  /orders/{n}              where an order stands
+ *
+ * What operators ask for is answered with 202 and the numbers of the orders. native-calls.ts has the rest.
  */
 
 import { createServer, type IncomingMessage, type Server, type ServerResponse } from "node:http";
@@ -11,51 +19,171 @@ import { z } from "zod";
 import { Failure, messageOf } from "../base/failure.ts";
 import { answerFailure, answerJson, readBody, requestIdOf } from "../base/http-serve.ts";
 import type { Log } from "../base/log.ts";
+import type { NativeAccess } from "../base/native-access.ts";
 import { tokenCheck, tokenHeader } from "../base/token.ts";
 import type { Directory } from "./directory.ts";
-import { heartbeatSchema } from "./protocol.ts";
+import { NativeCalls } from "./native-calls.ts";
+import type { Operations } from "./operations.ts";
+import {
+  compactAllSchema,
+  compactVolumeSchema,
+  heartbeatSchema,
+  importVolumeSchema,
+  verifyVolumeSchema,
+} from "./protocol.ts";
 
-/** A store with 100,000 volumes reports about 30 MB. */
-const heartbeatBytesMax = 64 * 1_048_576;
+/** A store with 100,000 volumes reports about 50 MB. */
+const heartbeatBytesMax = 128 * 1_048_576;
+const requestBytesMax = 65_536;
 const mapWaitMsMax = 30_000;
 
-export function makeDirectoryServer(
-  directory: Directory,
-  { token, log }: { token: string; log: Log },
-): Server {
+export interface DirectoryServerOptions {
+  directory: Directory;
+  operations: Operations;
+  token: string;
+  log: Log;
+  native: NativeAccess;
+  /** Bytes a second of a compaction that a native call asks for; 0 if as fast as can be. */
+  rateBytes: number;
+}
+
+interface Call {
+  request: IncomingMessage;
+  response: ServerResponse;
+  url: URL;
+  /** What the parentheses of the route's pattern stand for. */
+  parts: string[];
+  /** Aborts when the caller has gone. */
+  signal: AbortSignal;
+}
+
+export function makeDirectoryServer(options: DirectoryServerOptions): Server {
+  const { token, log, native: access } = options;
   const isOurs = tokenCheck(token);
+  const routes = makeRoutes(options);
+  const native = new NativeCalls({ ...options, access, isOurs });
   const handle = async (request: IncomingMessage, response: ServerResponse) => {
+    const url = readUrl(request);
+    if (native.has(url.pathname)) {
+      await native.answer(request, response, url);
+      return;
+    }
     if (!isOurs(request.headers[tokenHeader])) {
       throw new Failure("forbidden", "Cannot answer: the call does not carry the cluster's token");
     }
-    const url = new URL(request.url ?? "/", "http://directory");
-    switch (`${request.method} ${url.pathname}`) {
-      case "POST /heartbeat": {
-        const body = await readBody(request, { limitBytes: heartbeatBytesMax });
-        const heartbeat = parseAs(heartbeatSchema, body);
-        answerJson(response, 200, await directory.heartbeat(heartbeat));
-        break;
-      }
-      case "GET /map": {
-        const gone = new AbortController();
-        response.once("close", () => gone.abort());
-        const waitMs = Math.min(Number(url.searchParams.get("wait") ?? 0) || 0, mapWaitMsMax);
-        const after = url.searchParams.get("after") ?? "";
-        answerJson(response, 200, await directory.mapAfter(after, waitMs, gone.signal));
-        break;
-      }
-      case "GET /status":
-        answerJson(response, 200, directory.status());
-        break;
-      default:
-        throw new Failure("not-found", `Cannot find ${request.method} ${url.pathname}`);
+    const gone = new AbortController();
+    response.once("close", () => gone.abort());
+    const line = `${request.method} ${url.pathname}`;
+    for (const { pattern, answer } of routes) {
+      const match = pattern.exec(line);
+      if (match === null) continue;
+      const parts = match.slice(1);
+      await answer({ request, response, url, parts, signal: gone.signal });
+      return;
     }
+    throw new Failure("not-found", `Cannot find ${line}`);
   };
   return createServer((request, response) => {
     handle(request, response).catch((error: unknown) => {
       answerFailure(response, error, { log, requestId: requestIdOf(request) });
     });
   });
+}
+
+function makeRoutes({
+  directory,
+  operations,
+}: DirectoryServerOptions): { pattern: RegExp; answer: (call: Call) => Promise<void> }[] {
+  return [
+    {
+      pattern: /^POST \/heartbeat$/,
+      async answer({ request, response, signal }) {
+        const body = await readBody(request, { limitBytes: heartbeatBytesMax });
+        const heartbeat = parseAs(heartbeatSchema, body);
+        const reply = await directory.heartbeat(heartbeat, signal);
+        if (!signal.aborted) answerJson(response, 200, reply);
+      },
+    },
+    {
+      pattern: /^GET \/map$/,
+      async answer({ response, url, signal }) {
+        const waitMs = Math.min(Number(url.searchParams.get("wait") ?? 0) || 0, mapWaitMsMax);
+        const after = url.searchParams.get("after") ?? "";
+        answerJson(response, 200, await directory.mapAfter(after, waitMs, signal));
+      },
+    },
+    {
+      pattern: /^GET \/status$/,
+      async answer({ response }) {
+        answerJson(response, 200, directory.status());
+      },
+    },
+    {
+      pattern: /^POST \/volumes\/([0-9]{1,10})\/compact$/,
+      async answer({ request, response, parts }) {
+        const body = await readRequest(request, compactVolumeSchema);
+        answerJson(response, 202, await operations.compact(Number(parts[0]), body));
+      },
+    },
+    {
+      pattern: /^POST \/volumes\/([0-9]{1,10})\/verify$/,
+      async answer({ request, response, parts }) {
+        const body = await readRequest(request, verifyVolumeSchema);
+        answerJson(response, 202, await operations.verify(Number(parts[0]), body));
+      },
+    },
+    {
+      pattern: /^POST \/volumes\/([0-9]{1,10})\/seal$/,
+      async answer({ response, parts }) {
+        answerJson(response, 202, await operations.seal(Number(parts[0])));
+      },
+    },
+    {
+      pattern: /^POST \/volumes\/import$/,
+      async answer({ request, response }) {
+        const body = await readRequest(request, importVolumeSchema);
+        answerJson(response, 202, await operations.import(body));
+      },
+    },
+    {
+      pattern: /^POST \/compact$/,
+      async answer({ request, response }) {
+        const body = await readRequest(request, compactAllSchema);
+        const answer = await operations.compactAll(body);
+        answerJson(response, body.dryRun ? 200 : 202, answer);
+      },
+    },
+    {
+      pattern: /^GET \/orders\/([0-9]{1,15})$/,
+      async answer({ response, parts }) {
+        const status = await operations.status(Number(parts[0]));
+        if (status === undefined) {
+          throw new Failure(
+            "not-found",
+            `Cannot find order ${parts[0]}: there is none, or it ended too long ago`,
+          );
+        }
+        answerJson(response, 200, status);
+      },
+    },
+  ];
+}
+
+function readUrl(request: IncomingMessage): URL {
+  try {
+    // A path of two slashes would be taken for a host.
+    return new URL(`http://directory${request.url ?? "/"}`);
+  } catch (error) {
+    throw new Failure("bad-request", "Cannot read the request: it has no path", { cause: error });
+  }
+}
+
+async function readRequest<Value>(
+  request: IncomingMessage,
+  schema: z.ZodType<Value>,
+): Promise<Value> {
+  const body = await readBody(request, { limitBytes: requestBytesMax });
+  return parseAs(schema, body.length === 0 ? Buffer.from("{}") : body);
 }
 
 function parseAs<Value>(schema: z.ZodType<Value>, body: Buffer): Value {

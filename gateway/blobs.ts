@@ -13,13 +13,19 @@ import type { ByteRange } from "../base/http-range.ts";
 import type { Random } from "../base/random.ts";
 import type { ChunkRef } from "../catalog/model.ts";
 import type { VolumeDirectory } from "../directory/client.ts";
-import type { BlobMetadata, DeleteReply, StoreClient } from "../store/client.ts";
+import type {
+  BlobMetadata,
+  BlobOwner,
+  DeleteReply,
+  Durability,
+  StoreClient,
+} from "../store/client.ts";
 
 export interface BlobsOptions {
   directory: VolumeDirectory;
   stores: StoreClient;
   random: Random;
-  owner: { catalog: string; session: number };
+  owner: BlobOwner;
 }
 
 // Long enough for a store that was killed to be back, short enough for a client to wait.
@@ -37,8 +43,12 @@ export class Blobs {
     this.#options = options;
   }
 
-  /** Stores a blob durably. */
-  async put(data: Uint8Array, metadata: BlobMetadata, requestId: string): Promise<ChunkRef> {
+  /** Stores a blob, as durably as asked. */
+  async put(
+    data: Uint8Array,
+    metadata: BlobMetadata,
+    { durability, requestId }: { durability: Durability; requestId: string },
+  ): Promise<ChunkRef> {
     const { directory, stores, random, owner } = this.#options;
     const deadlineMs = performance.now() + putLimitMs;
     const avoid = new Set<number>();
@@ -53,7 +63,14 @@ export class Blobs {
         continue;
       }
       try {
-        const fid = await stores.append({ ...choice, data, metadata, owner, requestId });
+        const fid = await stores.append({
+          ...choice,
+          data,
+          metadata,
+          owner,
+          durability,
+          requestId,
+        });
         return { fid, length: data.length };
       } catch (error) {
         if (!isPassing(error) && !isUnknownVolume(error)) throw error;

@@ -19,6 +19,7 @@ const patchSchema = z.strictObject({
   versioning: z.enum(["off", "on", "suspended"]).optional(),
   images: z.enum(["ladder", "open", "off"]).optional(),
   maxObjectBytes: z.number().int().min(0).max(objectBytesMax).optional(),
+  durability: z.enum(["disk", "memory"]).optional(),
 });
 
 export class Buckets {

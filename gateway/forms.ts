@@ -13,6 +13,8 @@ import { Failure, messageOf } from "../base/failure.ts";
 import type { Random } from "../base/random.ts";
 import type { NewVersion } from "../catalog/model.ts";
 import { newVersionId } from "../catalog/version-id.ts";
+import type { Durability } from "../store/client.ts";
+import { chooseDurability } from "./durability.ts";
 import type { ObjectRequest } from "./object-request.ts";
 import { formatTarget } from "./target.ts";
 import { readParts, type Uploader } from "./upload.ts";
@@ -62,6 +64,7 @@ export class Forms {
   /** Stores every file of the form, under no name yet. If the form can't be read nothing stays. */
   async #read(context: Context, request: FormRequest): Promise<FormFile[]> {
     const { req } = context;
+    const durability = chooseDurability(req.headers, request.bucket.settings.durability);
     const form = openForm(req.headers);
     const fields = new Map<string, string>();
     const files: Promise<FormFile>[] = [];
@@ -81,6 +84,7 @@ export class Forms {
         fileName,
         type,
         prefix: fields.get("prefix") ?? "",
+        durability,
         request,
       });
       file.catch((error: unknown) => {
@@ -120,12 +124,14 @@ export class Forms {
     fileName,
     type,
     prefix,
+    durability,
     request: { bucket, requestId },
   }: {
     stream: AsyncIterable<Buffer>;
     fileName: string;
     type: string;
     prefix: string;
+    durability: Durability;
     request: FormRequest;
   }): Promise<FormFile> {
     const { uploader, clock, random } = this.#options;
@@ -136,6 +142,7 @@ export class Forms {
       parts: stream,
       declaredBytes: undefined,
       bytesMax: bucket.settings.maxObjectBytes,
+      durability,
       bucket: bucket.name,
       key,
       version: versionId,

@@ -2,6 +2,7 @@
 
 import type { IncomingMessage } from "node:http";
 import { Failure } from "../base/failure.ts";
+import { decodeHeaderText, encodeHeaderText } from "../base/header-text.ts";
 import type { ObjectVersion } from "../catalog/model.ts";
 
 export interface UserHeaders {
@@ -23,7 +24,7 @@ export function readUserHeaders({ headers }: IncomingMessage): UserHeaders {
   let metaBytes = 0;
   for (const [name, value] of Object.entries(headers)) {
     if (!name.startsWith(metaPrefix) || value === undefined) continue;
-    const text = decodeValue(Array.isArray(value) ? value.join(", ") : value);
+    const text = decodeHeaderText(Array.isArray(value) ? value.join(", ") : value);
     meta[name.slice(metaPrefix.length)] = text;
     metaBytes += Buffer.byteLength(name) - metaPrefix.length + Buffer.byteLength(text);
   }
@@ -53,20 +54,7 @@ function readHeader(headers: IncomingMessage["headers"], name: string): string |
       `Cannot store the object: its ${name} is over ${headerBytesMax} bytes`,
     );
   }
-  return decodeValue(value);
-}
-
-/** Node reads header bytes as Latin-1; what was UTF-8 is kept as what it meant. */
-function decodeValue(value: string): string {
-  if (/^\p{ASCII}*$/u.test(value)) return value;
-  const bytes = Buffer.from(value, "latin1");
-  const text = bytes.toString("utf8");
-  return Buffer.from(text, "utf8").equals(bytes) ? text : value;
-}
-
-/** Header bytes for text, in the form that Node writes out: the reverse of `decodeValue`. */
-function encodeValue(text: string): string {
-  return /^\p{ASCII}*$/u.test(text) ? text : Buffer.from(text, "utf8").toString("latin1");
+  return decodeHeaderText(value);
 }
 
 /** The headers of a version, for an answer of any status that has its body or could have. */
@@ -78,13 +66,13 @@ export function versionHeaders(version: ObjectVersion, isVersioned: boolean): [s
     ["X-Content-Type-Options", "nosniff"],
   ];
   if (version.cacheControl !== undefined) {
-    headers.push(["Cache-Control", encodeValue(version.cacheControl)]);
+    headers.push(["Cache-Control", encodeHeaderText(version.cacheControl)]);
   }
   if (version.contentDisposition !== undefined) {
-    headers.push(["Content-Disposition", encodeValue(version.contentDisposition)]);
+    headers.push(["Content-Disposition", encodeHeaderText(version.contentDisposition)]);
   }
   for (const [name, value] of Object.entries(version.meta)) {
-    headers.push([`${metaPrefix}${name}`, encodeValue(value)]);
+    headers.push([`${metaPrefix}${name}`, encodeHeaderText(value)]);
   }
   if (isVersioned) headers.push(["x-amz-version-id", version.versionId]);
   return headers;

@@ -3,7 +3,8 @@
  *
  * Invariants:
  * - The catalog is asked on every request; only what never changes (a fid's bytes) comes from the cache.
- * - An upload is durable in the stores, then committed in the catalog, then answered.
+ * - An upload is durable in the stores (unless its bucket chose less: durability.ts), then committed in
+ *   the catalog, then answered.
  * - A missing blob that the catalog names is never answered as 404.
  */
 
@@ -11,6 +12,7 @@ import type { Readable } from "node:stream";
 import type { Context } from "koa";
 import type { Clock } from "../base/clock.ts";
 import { Failure } from "../base/failure.ts";
+import { allowsRange, decideRead, type Validators } from "../base/http-conditions.ts";
 import { type ByteRange, parseRange } from "../base/http-range.ts";
 import type { Random } from "../base/random.ts";
 import { SingleFlight } from "../cache/fill.ts";
@@ -20,7 +22,8 @@ import type { ObjectVersion } from "../catalog/model.ts";
 import { newVersionId } from "../catalog/version-id.ts";
 import { answerEmpty } from "./answers.ts";
 import type { Blobs } from "./blobs.ts";
-import { allowsRange, decideRead, readPutConditions, type Validators } from "./conditions.ts";
+import { readPutConditions } from "./conditions.ts";
+import { chooseDurability } from "./durability.ts";
 import { isActiveType, readUserHeaders, versionHeaders } from "./object-headers.ts";
 import type { ObjectRequest } from "./object-request.ts";
 import { PartsStream } from "./parts-stream.ts";
@@ -52,12 +55,14 @@ export class Objects {
     const { uploader, clock, random } = this.#options;
     const { headers } = context.req;
     const userHeaders = readUserHeaders(context.req);
+    const durability = chooseDurability(headers, bucket.settings.durability);
     const declared = headers["content-length"];
     const versionId = newVersionId(random, clock);
     const stored = await uploader.store({
       parts: readParts(context.req),
       declaredBytes: declared === undefined ? undefined : Number(declared),
       bytesMax: bucket.settings.maxObjectBytes,
+      durability,
       bucket: bucket.name,
       key,
       version: versionId,

@@ -8,11 +8,11 @@
 
 import type { Context } from "koa";
 import { Failure } from "../base/failure.ts";
+import { decideRead } from "../base/http-conditions.ts";
 import { SingleFlight } from "../cache/fill.ts";
 import type { BlobCache } from "../cache/lru.ts";
 import type { ImageFacts, ObjectVersion } from "../catalog/model.ts";
 import type { Blobs } from "./blobs.ts";
-import { decideRead } from "./conditions.ts";
 import type { Images, RenderSource } from "./images/images.ts";
 import { planTransform, type RenderPlan, readTransform, variantKey } from "./images/transform.ts";
 import { versionHeaders } from "./object-headers.ts";

@@ -1,8 +1,8 @@
 /**
- * From a stream of bytes to durable chunks: what PUT and form uploads have in common.
+ * From a stream of bytes to stored chunks: what PUT and form uploads have in common.
  *
  * Invariants:
- * - One chunk (8 MiB) is in memory at a time; the next is read when the last is durable.
+ * - One chunk (8 MiB) is in memory at a time; the next is read when the last is as durable as asked.
  * - What was stored for an upload that then fails is handed back to be deleted: nothing stays behind.
  */
 
@@ -14,6 +14,7 @@ import { Failure, messageOf } from "../base/failure.ts";
 import type { Log } from "../base/log.ts";
 import { type Catalog, mayAbandon } from "../catalog/catalog.ts";
 import type { ChunkRef, ImageFacts, NewVersion, PutConditions } from "../catalog/model.ts";
+import type { Durability } from "../store/client.ts";
 import type { Blobs } from "./blobs.ts";
 import { sniffFormat } from "./images/facts.ts";
 import type { Images } from "./images/images.ts";
@@ -28,6 +29,7 @@ export interface UploadSource {
   declaredBytes: number | undefined;
   /** More than this is refused. */
   bytesMax: number;
+  durability: Durability;
   bucket: string;
   key: string;
   version: string;
@@ -74,7 +76,7 @@ export class Uploader {
     this.#log = options.log;
   }
 
-  /** Makes all of the source durable, under no name yet. If it fails nothing stays. */
+  /** Stores all of the source, under no name yet. If it fails nothing stays. */
   async store(source: UploadSource): Promise<StoredUpload> {
     const chunks: ChunkRef[] = [];
     const giveBack = this.#budget.take(Math.min(source.declaredBytes ?? chunkBytes, chunkBytes));
@@ -114,7 +116,8 @@ export class Uploader {
   }
 
   async #store(source: UploadSource, chunks: ChunkRef[]): Promise<StoredUpload> {
-    const { declaredBytes, bytesMax, bucket, key, version, contentType, requestId } = source;
+    const { declaredBytes, bytesMax, bucket, key, version, contentType } = source;
+    const { durability, requestId } = source;
     if (declaredBytes !== undefined && declaredBytes > bytesMax) throw tooLarge(bytesMax);
     const whole = md5();
     let size = 0;
@@ -128,7 +131,7 @@ export class Uploader {
         facts = this.#readFacts(bytes, requestId);
       }
       const metadata = { bucket, key, version, chunk: chunks.length, type, sha256: digest };
-      chunks.push(await this.#blobs.put(bytes, metadata, requestId));
+      chunks.push(await this.#blobs.put(bytes, metadata, { durability, requestId }));
     }
     if (declaredBytes !== undefined && size !== declaredBytes) {
       throw new Failure(

@@ -317,6 +317,8 @@ const settingRows: Row[] = [
   '{"maxObjectBytes":-1}',
   '{"maxObjectBytes":1.5}',
   '{"maxObjectBytes":"10"}',
+  '{"durability":"none"}',
+  '{"durability":true}',
   '{"unknown":1}',
   '{"publicRead":true,"images":1}',
   `{"publicRead":true${" ".repeat(2_000_000)}}`,
@@ -328,6 +330,19 @@ const settingRows: Row[] = [
   body,
   status: body.length > 1_000 ? [400, 413] : 400,
 }));
+
+const durabilityRows: Row[] = ["memory", "none", "DISK", "disk, disk", ""].flatMap((asked) =>
+  [
+    { method: "PUT", target: "/photos/new", body: "x", headers: {} },
+    { ...formOf("new", "x"), target: "/photos" },
+  ].map(({ headers, ...row }) => ({
+    ...row,
+    name: `${row.method} with durability "${asked}" in a bucket with disk`,
+    headers: { ...headers, "X-Hayloft-Durability": asked },
+    status: 400,
+    code: "InvalidRequest",
+  })),
+);
 
 const methodRows: Row[] = [
   { method: "POST", target: photo },
@@ -461,6 +476,7 @@ describe.each([
   { of: "Listings", rows: listingRows },
   { of: "Versions", rows: versionRows },
   { of: "Settings", rows: settingRows },
+  { of: "Durability", rows: durabilityRows },
   { of: "Methods", rows: methodRows },
   { of: "Forms", rows: formRows },
   { of: "Conditions", rows: conditionRows },

@@ -4,6 +4,7 @@ import { writeFile } from "node:fs/promises";
 import path from "node:path";
 import { Failure } from "../base/failure.ts";
 import { tokenHeader } from "../base/token.ts";
+import type { VolumeStatus } from "../directory/client.ts";
 import type { BareAnswer, BareAnswers } from "./bare-server.ts";
 import type { LoadSpec } from "./bench-load.ts";
 import { LineProcess, pinTo } from "./bench-process.ts";
@@ -13,7 +14,7 @@ import { type Answer, basicAuth, type RequestOptions, request } from "./request.
 
 /** Blobs that a line reads in turn: enough that none is special, few enough to be hot. */
 const blobs = 256;
-const smallBytes = 1_024;
+export const smallBytes = 1_024;
 const namedBytes = 4_096;
 const getConnections = 32;
 // Group commit wants company, as it has from many clients.
@@ -26,18 +27,7 @@ export async function benchGet(bench: Bench): Promise<void> {
   );
   const address = cluster.storeAddress;
   const headers = { [tokenHeader]: cluster.token };
-  const volume = await findOpenVolume(bench);
-  const paths: string[] = [];
-  for (let id = 0; id < blobs; id++) {
-    const stored = await expectStatus(201, {
-      address,
-      method: "POST",
-      path: `/volumes/${volume}/needles`,
-      headers,
-      body: contentOf({ seed: bench.seed, id }, smallBytes),
-    });
-    paths.push(`/${(JSON.parse(stored.body.toString()) as { fid: string }).fid}`);
-  }
+  const paths = (await storeSmallBlobs(bench)).map(({ path }) => path);
   const sample = await expectStatus(200, { address, path: paths[0] ?? "", headers });
   await compareWithBare(bench, {
     name: "store",
@@ -147,21 +137,50 @@ function copyOf({ status, headers, body }: Answer): BareAnswer {
   };
 }
 
-async function findOpenVolume({ cluster }: Bench): Promise<number> {
-  const { body } = await expectStatus(200, {
-    address: cluster.storeAddress,
-    path: "/status",
-    headers: { [tokenHeader]: cluster.token },
-  });
-  const { volumes } = JSON.parse(body.toString()) as {
-    volumes: { volume: number; class: string; isWritable: boolean }[];
-  };
-  const open = volumes.find((each) => each.class === "original" && each.isWritable);
-  if (open === undefined) throw new Failure("unavailable", `Cannot find an open volume in ${body}`);
+/** The blobs of a line that reads small ones, stored. */
+export async function storeSmallBlobs(bench: Bench): Promise<{ path: string; content: Buffer }[]> {
+  const { cluster, seed } = bench;
+  const volume = await findOpenVolume(bench);
+  const stored: { path: string; content: Buffer }[] = [];
+  for (let id = 0; id < blobs; id++) {
+    const content = contentOf({ seed, id }, smallBytes);
+    const { body } = await expectStatus(201, {
+      address: cluster.storeAddress,
+      method: "POST",
+      path: `/volumes/${volume}/needles`,
+      headers: { [tokenHeader]: cluster.token },
+      body: content,
+    });
+    const { fid } = JSON.parse(body.toString()) as { fid: string };
+    stored.push({ path: `/${fid}`, content });
+  }
+  return stored;
+}
+
+/** A volume that takes the catalog's blobs, none of `avoid`. */
+export async function findOpenVolume(bench: Bench, avoid: readonly number[] = []): Promise<number> {
+  const volumes = await readVolumes(bench);
+  const open = volumes.find(
+    (each) => each.class === "original" && each.isWritable && !avoid.includes(each.volume),
+  );
+  if (open === undefined) {
+    const found = volumes.map((each) => `${each.volume} (${each.class}, ${each.state})`).join(", ");
+    throw new Failure("unavailable", `Cannot find an open volume: there are ${found}`);
+  }
   return open.volume;
 }
 
-async function expectStatus(status: number, options: RequestOptions): Promise<Answer> {
+/** What the store has at this moment. */
+export async function readVolumes({ cluster }: Bench): Promise<VolumeStatus[]> {
+  const { body } = await expectStatus(200, {
+    address: cluster.storeAddress,
+    path: "/volumes",
+    headers: { [tokenHeader]: cluster.token },
+  });
+  return (JSON.parse(body.toString()) as { volumes: VolumeStatus[] }).volumes;
+}
+
+export async function expectStatus(status: number, options: RequestOptions): Promise<Answer> {
   const answer = await request(options);
   if (answer.status === status) return answer;
   const { method = "GET", path } = options;

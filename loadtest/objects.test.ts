@@ -8,6 +8,7 @@ import { setTimeout as sleep } from "node:timers/promises";
 import sharp from "sharp";
 import { afterAll, beforeAll, expect, test } from "vitest";
 import { seededRandom } from "../base/random.ts";
+import { tokenHeader } from "../base/token.ts";
 import { type Cluster, startCluster } from "./cluster.ts";
 import { makePhoto } from "./photo.ts";
 import { type Answer, basicAuth, request } from "./request.ts";
@@ -128,6 +129,126 @@ test("An object of several chunks comes back bit for bit, and any range of it", 
     expect(answer.body.equals(body.subarray(start, end)), `${start}-${end}`).toBe(true);
   }
 });
+
+/** Bytes of all needles' data, as the stores keep it. */
+async function storedBytes(): Promise<number> {
+  const { body } = await request({
+    address: cluster.storeAddress,
+    path: "/volumes",
+    headers: { [tokenHeader]: cluster.token },
+  });
+  const { volumes } = JSON.parse(body.toString()) as { volumes: { dataBytes: number }[] };
+  return volumes.reduce((sum, { dataBytes }) => sum + dataBytes, 0);
+}
+
+/** Made-up words: they say little for their length, as text does. */
+function makeText(length: number): string {
+  const words = Array.from({ length: 500 }, () => random.u32().toString(36).slice(1));
+  const lines: string[] = [];
+  for (let left = length; left > 0; ) {
+    const line = Array.from({ length: 12 }, () => words[random.u32() % words.length]).join(" ");
+    lines.push(line);
+    left -= line.length + 1;
+  }
+  return lines.join("\n").slice(0, length);
+}
+
+test.each([
+  {
+    what: "JSON",
+    type: "application/json",
+    // No multiple of a block, so that its end is one as well.
+    body: () => Buffer.from(JSON.stringify({ text: makeText(100_000) })),
+  },
+  {
+    what: "A text of several chunks",
+    type: "text/plain; charset=utf-8",
+    body: () => Buffer.from(makeText(20_000_000)),
+  },
+])("$what is stored smaller, and comes back bit for bit, whole and in ranges", async (row) => {
+  const body = row.body();
+  const before = await storedBytes();
+  const headers = { "content-type": row.type };
+  expect((await call("PUT", "/photos/squeezed", { body, headers })).status).toBe(200);
+  const added = (await storedBytes()) - before;
+  expect(added).toBeGreaterThan(0);
+  expect(added).toBeLessThan((body.length * 3) / 4);
+
+  const whole = await get("/photos/squeezed");
+  expect(whole.headers).toMatchObject({
+    "content-length": String(body.length),
+    "content-type": row.type,
+    etag: `"${md5(body)}"`,
+  });
+  expect(whole.headers["content-encoding"]).toBeUndefined();
+  expect(whole.body.equals(body)).toBe(true);
+
+  const chunk = 8 * 1_048_576;
+  const edges = [0, 1, 16_384, body.length - 1, body.length, chunk - 1, chunk, 2 * chunk + 1];
+  for (const start of edges) {
+    for (const end of edges) {
+      if (start >= end || end > body.length) continue;
+      const answer = await get("/photos/squeezed", { range: `bytes=${start}-${end - 1}` });
+      expect(answer.status).toBe(206);
+      expect(answer.headers).toMatchObject({
+        "content-length": String(end - start),
+        "content-range": `bytes ${start}-${end - 1}/${body.length}`,
+      });
+      expect(answer.body.equals(body.subarray(start, end)), `${start}-${end}`).toBe(true);
+    }
+  }
+});
+
+test("A bucket with durability memory waits for no sync, unless a request wants it", async () => {
+  await call("PUT", "/hasty");
+  const set = (settings: object) =>
+    call("PATCH", "/hasty?settings", { body: JSON.stringify(settings) });
+  const settings = async () =>
+    JSON.parse((await call("GET", "/hasty?settings")).body.toString()) as { durability: string };
+  expect((await settings()).durability).toBe("disk");
+
+  const uploads = 40;
+  /** How many syncs the store made for uploads that came one after the other. */
+  const countSyncs = async (headers: Headers, upload = put): Promise<number> => {
+    // Until the sync that the last uploads may have left to be done is over.
+    await sleep(1_200);
+    const before = await cluster.metric("store", "hayloft_store_syncs_total");
+    for (let at = 0; at < uploads; at++) expect((await upload(at, headers)).status).toBe(200);
+    return (await cluster.metric("store", "hayloft_store_syncs_total")) - before;
+  };
+  const put = (at: number, headers: Headers) =>
+    call("PUT", `/hasty/${at}`, { body: `${at}`, headers });
+  const post = (at: number, headers: Headers) => {
+    const disposition = `form-data; name="file"; filename="${at}"`;
+    return call("POST", "/hasty", {
+      body: `--b\r\ncontent-disposition: ${disposition}\r\n\r\n${at}\r\n--b--\r\n`,
+      headers: { ...headers, "content-type": "multipart/form-data; boundary=b" },
+    });
+  };
+
+  const disk = { "x-hayloft-durability": "disk" };
+  const memory = { "x-hayloft-durability": "memory" };
+  expect(await countSyncs({})).toBeGreaterThanOrEqual(uploads);
+  expect((await set({ durability: "memory" })).status).toBe(200);
+  expect((await settings()).durability).toBe("memory");
+  for (const upload of [put, post]) {
+    expect(await countSyncs({}, upload)).toBeLessThan(uploads / 2);
+    expect(await countSyncs(memory, upload)).toBeLessThan(uploads / 2);
+    expect(await countSyncs(disk, upload)).toBeGreaterThanOrEqual(uploads);
+  }
+  for (let at = 0; at < uploads; at++) {
+    expect((await call("GET", `/hasty/${at}`)).body.toString()).toBe(`${at}`);
+  }
+  // The end of the process alone takes nothing: the kernel has the bytes.
+  const body = random.bytes(50_000);
+  expect((await call("PUT", "/hasty/last", { body })).status).toBe(200);
+  await cluster.kill("store");
+  await cluster.untilReady();
+  expect((await call("GET", "/hasty/last")).body.equals(body)).toBe(true);
+
+  await set({ durability: "disk" });
+  expect((await put(0, memory)).status).toBe(400);
+}, 60_000);
 
 test("Of many who would create one key, one does", async () => {
   const answers = await Promise.all(

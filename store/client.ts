@@ -1,18 +1,41 @@
 /** How a gateway calls a store. */
 
 import type { Readable } from "node:stream";
+import { Failure } from "../base/failure.ts";
 import { type Caller, failureOfAnswer } from "../base/http-call.ts";
 import type { ByteRange } from "../base/http-range.ts";
 import { requestIdHeader } from "../base/http-serve.ts";
 import { LeanGetter } from "../base/lean-get.ts";
 import { tokenHeader } from "../base/token.ts";
-import { type BlobMetadata, type DeleteReply, metadataHeader, ownerHeader } from "./protocol.ts";
+import type { FindingsLine } from "./operator-calls.ts";
+import {
+  type BatchReply,
+  type BlobMetadata,
+  type DeleteReply,
+  durabilityHeader,
+  metadataHeader,
+  ownerHeader,
+} from "./protocol.ts";
+import type { DamageFacts, RecordFacts, RecordSelection, VolumeFacts } from "./volume-facts.ts";
+import type { Durability } from "./volume-writer.ts";
 
-export type { BlobMetadata, DeleteReply } from "./protocol.ts";
+export { type BlobMetadata, type DeleteReply, durabilityHeader } from "./protocol.ts";
+export type { ExportSummary, ManifestLine } from "./volume-export.ts";
+export type { DamageFacts, RecordFacts, VolumeFacts } from "./volume-facts.ts";
+export type { Durability } from "./volume-writer.ts";
+
+export interface BlobOwner {
+  /** Catalog id, 16 hex digits. */
+  catalog: string;
+  /** Writer session. */
+  session: number;
+}
 
 // A sync on a busy disk takes milliseconds, a sick one seconds; beyond that another store is the answer.
 const appendTimeoutMs = 15_000;
 const readTimeoutMs = 10_000;
+/** An operator's call may read gigabytes between two lines of its answer. */
+const operatorTimeoutMs = 600_000;
 
 export class StoreClient {
   readonly #caller: Caller;
@@ -28,20 +51,22 @@ export class StoreClient {
     this.#getter.close();
   }
 
-  /** Stores a blob in a volume; returns its fid once it is durable there. */
+  /** Stores a blob in a volume; returns its fid once it is as durable there as asked. */
   async append({
     address,
     volume,
     data,
     metadata,
     owner,
+    durability,
     requestId,
   }: {
     address: string;
     volume: number;
     data: Uint8Array;
     metadata: BlobMetadata;
-    owner: { catalog: string; session: number };
+    owner: BlobOwner;
+    durability: Durability;
     requestId: string;
   }): Promise<string> {
     const { body } = await this.#caller.call({
@@ -49,8 +74,8 @@ export class StoreClient {
       address,
       path: `/volumes/${volume}/needles`,
       headers: {
+        ...appendHeaders(owner, durability),
         [metadataHeader]: Buffer.from(JSON.stringify(metadata)).toString("base64"),
-        [ownerHeader]: `${owner.catalog}:${owner.session}`,
       },
       body: data,
       timeoutMs: appendTimeoutMs,
@@ -58,6 +83,38 @@ export class StoreClient {
     });
     const { fid } = JSON.parse(body.toString()) as { fid: string };
     return fid;
+  }
+
+  /**
+   * Stores many blobs with one sync, all or nothing; returns their fids in the same order, with ordinals
+   * that follow each other. Together they may be as large as one blob.
+   */
+  async appendAll({
+    address,
+    volume,
+    blobs,
+    owner,
+    durability,
+    requestId,
+  }: {
+    address: string;
+    volume: number;
+    blobs: readonly { data: Uint8Array; metadata: BlobMetadata }[];
+    owner: BlobOwner;
+    durability: Durability;
+    requestId: string;
+  }): Promise<string[]> {
+    const { body } = await this.#caller.call({
+      method: "POST",
+      address,
+      path: `/volumes/${volume}/batch`,
+      headers: appendHeaders(owner, durability),
+      body: encodeBatch(blobs),
+      timeoutMs: appendTimeoutMs,
+      requestId,
+    });
+    const { fids } = JSON.parse(body.toString()) as BatchReply;
+    return fids;
   }
 
   /** The whole blob, in memory. */
@@ -139,4 +196,90 @@ export class StoreClient {
       timeoutMs: appendTimeoutMs,
     });
   }
+
+  async facts(address: string, volume: number): Promise<VolumeFacts> {
+    return await this.#caller.callJson<VolumeFacts>({
+      method: "GET",
+      address,
+      path: `/volumes/${volume}`,
+      timeoutMs: readTimeoutMs,
+    });
+  }
+
+  /** The records of a volume's file, some at a time. */
+  async *records(
+    address: string,
+    volume: number,
+    { from = 0, count, withCookies = false }: Omit<RecordSelection, "nowMs">,
+  ): AsyncGenerator<RecordFacts[]> {
+    const query = new URLSearchParams({ from: String(from) });
+    if (count !== undefined) query.set("count", String(count));
+    if (withCookies) query.set("cookies", "1");
+    yield* this.#lines<RecordFacts>(address, `/volumes/${volume}/records?${query}`);
+  }
+
+  /** What does not verify in a volume, by needle; `progress` is told how far the store is. */
+  async findings(
+    address: string,
+    volume: number,
+    {
+      rateBytes,
+      progress,
+    }: { rateBytes: number; progress: (doneBytes: number, totalBytes: number) => void },
+  ): Promise<DamageFacts[]> {
+    const path = `/volumes/${volume}/findings?rate=${rateBytes}`;
+    const findings: DamageFacts[] = [];
+    for await (const lines of this.#lines<FindingsLine>(address, path)) {
+      for (const line of lines) {
+        if ("finding" in line) findings.push(line.finding);
+        else progress(line.doneBytes, line.totalBytes);
+      }
+    }
+    return findings;
+  }
+
+  /** What lives in a volume, as a tar archive that the caller has to read or destroy. */
+  async export(address: string, volume: number): Promise<Readable> {
+    const path = `/volumes/${volume}/export`;
+    const call = { method: "GET", address, path, timeoutMs: operatorTimeoutMs } as const;
+    return (await this.#caller.stream(call)).body;
+  }
+
+  /** An answer of JSON lines, those at a time that came together. */
+  async *#lines<Line>(address: string, path: string): AsyncGenerator<Line[]> {
+    const call = { method: "GET", address, path, timeoutMs: operatorTimeoutMs } as const;
+    const { body } = await this.#caller.stream(call);
+    const decoder = new TextDecoder();
+    let rest = "";
+    try {
+      for await (const part of body as AsyncIterable<Buffer>) {
+        const texts = (rest + decoder.decode(part, { stream: true })).split("\n");
+        rest = texts.pop() ?? "";
+        yield texts.filter((text) => text !== "").map((text) => JSON.parse(text) as Line);
+      }
+    } catch (error) {
+      throw new Failure("unavailable", `Cannot read ${path} at ${address} to its end`, {
+        cause: error,
+      });
+    }
+  }
+}
+
+function appendHeaders(owner: BlobOwner, durability: Durability): Record<string, string> {
+  return {
+    [ownerHeader]: `${owner.catalog}:${owner.session}`,
+    ...(durability === "memory" ? { [durabilityHeader]: durability } : {}),
+  };
+}
+
+/** For each blob the lengths of metadata and data (u32 each, little-endian), and then those. */
+function encodeBatch(blobs: readonly { data: Uint8Array; metadata: BlobMetadata }[]): Buffer {
+  const parts = blobs.flatMap(({ data, metadata }) => {
+    const encoded = Buffer.from(JSON.stringify(metadata));
+    const lengths = Buffer.alloc(8);
+    lengths.writeUInt32LE(encoded.length, 0);
+    lengths.writeUInt32LE(data.length, 4);
+    return [lengths, encoded, data];
+  });
+  return Buffer.concat(parts);
 }

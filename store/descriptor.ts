@@ -18,12 +18,18 @@ export interface Descriptor {
   epoch: number;
   /** Ids of the stores that have a copy, the primary first: those that an append has to reach. */
   members: string[];
-  state: "open" | "sealed";
+  state: "open" | "sealed" | "dropped";
   /** Bytes of the volume file that count, once sealed, and their digest (hex) where it is known. */
   sealedLength?: number | undefined;
   sealedDigest?: string | undefined;
   /** Bytes that were acknowledged when the store last stopped in good order. */
   closedLength?: number | undefined;
+  /** Records that the delete log had when this was written: so many are there, or it is damaged. */
+  deleteRecords?: number | undefined;
+  /** When every byte was last read and verified, milliseconds since 1970. */
+  scrubbedMs?: number | undefined;
+  /** Generations before this one whose files are kept for a while, and since when. */
+  trash?: { generation: number; sinceMs: number }[] | undefined;
 }
 
 const descriptorSchema: z.ZodType<Descriptor> = z.strictObject({
@@ -33,10 +39,15 @@ const descriptorSchema: z.ZodType<Descriptor> = z.strictObject({
   generation: z.int().nonnegative(),
   epoch: z.int().nonnegative(),
   members: z.array(z.string().regex(/^[0-9a-f]{16}$/)),
-  state: z.enum(["open", "sealed"]),
+  state: z.enum(["open", "sealed", "dropped"]),
   sealedLength: z.int().positive().optional(),
   sealedDigest: z.string().optional(),
   closedLength: z.int().positive().optional(),
+  deleteRecords: z.int().nonnegative().optional(),
+  scrubbedMs: z.int().positive().optional(),
+  trash: z
+    .array(z.strictObject({ generation: z.int().nonnegative(), sinceMs: z.int().nonnegative() }))
+    .optional(),
 });
 
 /** One line of JSON, and a line with its CRC-32 in hex. */

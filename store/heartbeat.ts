@@ -1,19 +1,52 @@
 /**
  * The store's side of its talk with the directory: report, get orders, carry them out, report again.
  *
- * A report goes out every second, at once when something was carried out, and at once when `hurry` is
- * called (a volume closed). While the directory is away the store serves on.
+ * A heartbeat is a long poll: the directory holds the reply until it has something to say, a second at
+ * most, and the next heartbeat follows at once. News of the store (`hurry`: a volume closed, an order
+ * ended) does not wait for a held reply: that call is given up, and another sent which is answered at once.
+ * While the directory is away the store serves on.
+ *
+ * Invariants:
+ * - Short orders are carried out one after the other, in the order of the reply.
+ * - An order that takes long runs in the background, once however often it comes.
+ * - The end of an order is reported until a heartbeat with it was answered.
  */
 
-import { messageOf } from "../base/failure.ts";
+import { Failure, type FailureKind, messageOf } from "../base/failure.ts";
 import type { Log } from "../base/log.ts";
-import type { DirectoryClient } from "../directory/client.ts";
-import { describeOrderFailure, type Store } from "./store.ts";
+import {
+  type DirectoryClient,
+  type Grant,
+  type HeartbeatReply,
+  isLongOrder,
+  type Order,
+  type VolumeStatus,
+} from "../directory/client.ts";
 
-const intervalMs = 1_000;
+const heldMs = 1_000;
+
+/** While the directory is away, look for it more often: nothing can be stored until it is back. */
+const awayMs = 100;
+
+/** Should a directory not hold its replies, this is what keeps the two from talking without end. */
+const emptyMs = 10;
+
+/** What of a store this needs. */
+export interface HeartbeatStore {
+  readonly id: string;
+  /** Ids of volumes that are there and can't be opened. */
+  readonly unreadable: readonly number[];
+  space(): { freeBytes: number; totalBytes: number };
+  measureSpace(): Promise<void>;
+  reports(): VolumeStatus[];
+  /** Resolves when the order's effect is durable. */
+  carryOut(order: Order): Promise<void>;
+  /** Sets ordinals of a native volume aside, durably: no append and no other range gets them. */
+  reserve(volume: number, count: number): Promise<{ first: number; count: number }>;
+}
 
 export interface HeartbeatOptions {
-  store: Store;
+  store: HeartbeatStore;
   directory: DirectoryClient;
   /** Random for this process: 16 hex digits. */
   run: string;
@@ -22,13 +55,29 @@ export interface HeartbeatOptions {
   log: Log;
 }
 
+/** Failures that the same order would meet again. */
+const finalKinds: ReadonlySet<FailureKind> = new Set<FailureKind>([
+  "bad-request",
+  "conflict",
+  "not-found",
+  "corrupt",
+  "unsupported",
+]);
+
 export class HeartbeatLoop {
   readonly #options: HeartbeatOptions;
-  #done: number[] = [];
+  /** How orders ended: the reason if they failed. Kept until that is reported. */
+  readonly #ended = new Map<number, string | undefined>();
+  /** Orders that run in the background. */
+  readonly #background = new Map<number, Promise<void>>();
+  /** The last range of each volume that was granted to the directory that runs now. */
+  readonly #grants = new Map<number, Grant>();
+  /** Hangs up a heartbeat whose reply may be held. */
+  #held: AbortController | undefined;
+  #hasNews = false;
   #isStopping = false;
   #isAnswered = false;
-  #wake: (() => void) | undefined;
-  #isHurried = false;
+  #endPause: (() => void) | undefined;
   #running: Promise<void> | undefined;
 
   constructor(options: HeartbeatOptions) {
@@ -46,65 +95,159 @@ export class HeartbeatLoop {
 
   /** Sends the next heartbeat now. */
   hurry(): void {
-    this.#isHurried = true;
-    this.#wake?.();
+    this.#hasNews = true;
+    this.#held?.abort();
   }
 
+  /** Ends the talk. Orders in the background are the store's to end. */
   async stop(): Promise<void> {
     this.#isStopping = true;
-    this.#wake?.();
+    this.#held?.abort();
+    this.#endPause?.();
     await this.#running;
   }
 
   async #run(): Promise<void> {
     while (!this.#isStopping) {
-      this.#isHurried = false;
-      const hasNews = await this.#beat();
-      if (!hasNews && !this.#isHurried) await this.#pause();
+      // One that brings news is not held, and so never given up: whatever comes meanwhile goes with the
+      // next, and some heartbeat is always answered, however often there is news.
+      const isUrgent = this.#hasNews;
+      this.#hasNews = false;
+      const reply = await this.#beat(isUrgent ? 0 : heldMs);
+      if (reply === undefined) {
+        if (!this.#hasNews || !this.#isAnswered) await this.#pause(awayMs);
+        continue;
+      }
+      await this.#obey(reply);
+      const isEmpty = reply.orders.length === 0 && reply.reserve.length === 0;
+      if (!isUrgent && isEmpty && !this.#hasNews) await this.#pause(emptyMs);
     }
   }
 
-  /** One heartbeat and its orders; returns whether there is something new to report. */
-  async #beat(): Promise<boolean> {
+  /** The reply, or undefined if there was none. */
+  async #beat(waitMs: number): Promise<HeartbeatReply | undefined> {
     const { store, directory, run, address, log } = this.#options;
-    const reported = this.#done;
+    const held = waitMs === 0 ? undefined : new AbortController();
+    const reported = new Map(this.#ended);
     try {
       await store.measureSpace();
-      const { orders } = await directory.heartbeat({
-        store: store.id,
-        run,
-        address,
-        ...store.space(),
-        volumes: store.reports(),
-        unreadable: [...store.unreadable],
-        done: reported,
-      });
+      this.#held = held;
+      if (this.#hasNews || this.#isStopping) held?.abort();
+      const volumes = store.reports();
+      this.#forgetGrants(volumes);
+      const reply = await directory.heartbeat(
+        {
+          store: store.id,
+          run,
+          address,
+          ...store.space(),
+          volumes,
+          unreadable: [...store.unreadable],
+          done: [...reported].flatMap(([order, reason]) => (reason === undefined ? [order] : [])),
+          failed: [...reported].flatMap(([order, reason]) =>
+            reason === undefined ? [] : [{ order, reason }],
+          ),
+          grants: [...this.#grants.values()],
+          waitMs,
+        },
+        held?.signal,
+      );
+      for (const order of reported.keys()) this.#ended.delete(order);
       this.#isAnswered = true;
-      this.#done = [];
-      for (const order of orders) {
-        try {
-          await store.carryOut(order);
-          this.#done.push(order.order);
-        } catch (error) {
-          log.error({ err: error }, describeOrderFailure(order, error));
-        }
-      }
+      return reply;
     } catch (error) {
+      if (held?.signal.aborted === true) return undefined; // by ourselves: the directory may be well
       if (this.#isAnswered) log.warn({ reason: messageOf(error) }, "the directory does not answer");
       this.#isAnswered = false;
+      return undefined;
+    } finally {
+      this.#held = undefined;
     }
-    return this.#done.length > 0 && this.#isAnswered;
   }
 
-  #pause(): Promise<void> {
+  async #obey({ orders, reserve, boot }: HeartbeatReply): Promise<void> {
+    for (const [volume, grant] of this.#grants) {
+      if (grant.boot !== boot) this.#grants.delete(volume);
+    }
+    for (const order of orders) {
+      // Sent again before its end could be reported.
+      if (this.#ended.has(order.order) || this.#background.has(order.order)) continue;
+      if (isLongOrder(order)) this.#startInBackground(order);
+      else await this.#carryOut(order);
+    }
+    for (const wish of reserve) await this.#grant(wish, boot);
+  }
+
+  async #carryOut(order: Order): Promise<void> {
+    const { store, log } = this.#options;
+    try {
+      await store.carryOut(order);
+      this.#end(order, undefined);
+    } catch (error) {
+      log.error({ err: error }, describeFailure(order, error));
+      // Anything else may go well the next time: the directory sends it until it is ended.
+      const isFinal = error instanceof Failure && finalKinds.has(error.kind);
+      if (isFinal) this.#end(order, error.message);
+    }
+  }
+
+  #startInBackground(order: Order): void {
+    const { store, log } = this.#options;
+    const running = store.carryOut(order).then(
+      () => this.#end(order, undefined),
+      (error: unknown) => {
+        log.error({ err: error }, describeFailure(order, error));
+        this.#end(order, messageOf(error));
+      },
+    );
+    this.#background.set(order.order, running);
+  }
+
+  #end({ order }: Order, reason: string | undefined): void {
+    // Out of the one before into the other, so that the order is in either at any time.
+    this.#ended.set(order, reason?.slice(0, 1_000));
+    this.#background.delete(order);
+    this.hurry();
+  }
+
+  async #grant(wish: { volume: number; count: number }, boot: string): Promise<void> {
+    const { store, log } = this.#options;
+    const { volume } = wish;
+    try {
+      const { first, count } = await store.reserve(volume, wish.count);
+      this.#grants.set(volume, { volume, first, count, boot });
+      this.hurry();
+    } catch (error) {
+      // The directory asks again, unless the volume's report tells it better.
+      this.#grants.delete(volume);
+      log.warn({ volume, reason: messageOf(error) }, "a range can't be reserved");
+    }
+  }
+
+  /** Nothing is assigned of a volume that takes no more. */
+  #forgetGrants(volumes: VolumeStatus[]): void {
+    const open = new Set(
+      volumes.filter(({ state }) => state === "open").map(({ volume }) => volume),
+    );
+    for (const volume of [...this.#grants.keys()]) {
+      if (!open.has(volume)) this.#grants.delete(volume);
+    }
+  }
+
+  #pause(ms: number): Promise<void> {
+    if (this.#isStopping) return Promise.resolve();
     return new Promise((resolve) => {
-      // While the directory is away, look for it more often: nothing can be stored until it is back.
-      const timer = setTimeout(() => this.#wake?.(), this.#isAnswered ? intervalMs : 100);
-      this.#wake = () => {
+      const end = () => {
         clearTimeout(timer);
-        this.#wake = undefined;
+        this.#endPause = undefined;
         resolve();
       };
+      const timer = setTimeout(end, ms);
+      this.#endPause = end;
     });
   }
+}
+
+function describeFailure({ order, kind, volume }: Order, error: unknown): string {
+  return `Cannot carry out order ${order} (${kind} volume ${volume}): ${messageOf(error)}`;
 }

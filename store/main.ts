@@ -7,11 +7,13 @@ import { Caller } from "../base/http-call.ts";
 import { closeServer, formatAddress, listen } from "../base/http-serve.ts";
 import { type LogLevel, makeLog } from "../base/log.ts";
 import { makeRegistry, startOpsServer } from "../base/metrics.ts";
+import { defaultNativeAccess, type NativeAccess } from "../base/native-access.ts";
 import { systemRandom } from "../base/random.ts";
 import { type RunningRole, runRole } from "../base/role.ts";
 import { readToken } from "../base/token.ts";
 import { DirectoryClient } from "../directory/client.ts";
 import { HeartbeatLoop } from "./heartbeat.ts";
+import { Maintenance } from "./maintenance.ts";
 import { makeStoreMetrics } from "./metrics.ts";
 import { makeStoreServer } from "./server.ts";
 import { Store } from "./store.ts";
@@ -30,6 +32,12 @@ export interface StoreConfig {
   tokenFile: string;
   volumeBytes: number;
   reserveBytes: number;
+  /** Bytes a second at which volumes are verified in the background, 0 for no limit. */
+  scrubRateBytes: number;
+  scrubIntervalMs: number;
+  trashMs: number;
+  /** Who may make native calls: everybody if nobody but this machine can call, else who has the token. */
+  native?: NativeAccess | undefined;
   logLevel: LogLevel;
 }
 
@@ -45,15 +53,27 @@ export async function runStore(config: StoreConfig): Promise<void> {
       folder: path.resolve(config.data),
       volumeBytes: config.volumeBytes,
       reserveBytes: config.reserveBytes,
+      trashMs: config.trashMs,
+    });
+    const maintenance = new Maintenance({
+      store,
+      clock: systemClock,
+      log,
+      scrubIntervalMs: config.scrubIntervalMs,
+      scrubRateBytes: config.scrubRateBytes,
     });
     const registry = makeRegistry("store");
     let heartbeats: HeartbeatLoop | undefined;
+    const readiness = () =>
+      heartbeats?.isAnswered === true ? undefined : "the directory does not answer";
     const server = makeStoreServer({
       store,
       token,
       log,
       metrics: makeStoreMetrics(store, registry),
       onVolumeClosed: () => heartbeats?.hurry(),
+      native: config.native ?? defaultNativeAccess(config.host),
+      readiness,
     });
     const address = formatAddress(await listen(server, config));
     const caller = new Caller(token);
@@ -65,13 +85,10 @@ export async function runStore(config: StoreConfig): Promise<void> {
       log,
     });
     heartbeats.start();
+    maintenance.start();
     const ops = await startOpsServer(
       { host: config.opsHost, port: config.opsPort },
-      {
-        registry,
-        readiness: () =>
-          heartbeats?.isAnswered === true ? undefined : "the directory does not answer",
-      },
+      { registry, readiness },
     );
     return {
       ready: { address, opsAddress: formatAddress(ops.address) },
@@ -81,7 +98,9 @@ export async function runStore(config: StoreConfig): Promise<void> {
         const stopped = heartbeats?.stop();
         await caller.close();
         await stopped;
+        const idle = maintenance.stop();
         await store.close();
+        await idle;
         await closeServer(ops.server, 100);
       },
     };

@@ -47,6 +47,11 @@ export function makeStoreMetrics(store: Store, registry: Registry): StoreMetrics
     (id) => reportOf(id)?.damagedBytes ?? 0,
   );
   byVolume(
+    "hayloft_store_volume_dead_bytes",
+    "Bytes of deleted needles that compaction would free.",
+    (id) => reportOf(id)?.deadBytes ?? 0,
+  );
+  byVolume(
     "hayloft_store_volume_queue_bytes",
     "Bytes that wait to be written.",
     (id) => store.volume(id)?.queueBytes ?? 0,
@@ -62,6 +67,32 @@ export function makeStoreMetrics(store: Store, registry: Registry): StoreMetrics
       collect() {
         this.reset();
         this.inc(store.volumes().reduce((sum, { counts }) => sum + counts[key], 0));
+      },
+    });
+  }
+  for (const [name, help, measure] of [
+    [
+      "hayloft_store_index_bytes",
+      "Memory for finding needles: indexes, deletes and keys.",
+      () => store.volumes().reduce((sum, { indexBytes }) => sum + indexBytes, 0),
+    ],
+    [
+      "hayloft_store_trash_bytes",
+      "Bytes of old generations that are kept for a while.",
+      () => store.reports().reduce((sum, { trashBytes }) => sum + trashBytes, 0),
+    ],
+    [
+      "hayloft_store_oldest_unverified_seconds",
+      "Since when the volume that was verified longest ago has not been.",
+      () => store.oldestUnverifiedSeconds(),
+    ],
+  ] as const) {
+    new Gauge({
+      name,
+      help,
+      registers,
+      collect() {
+        this.set(measure());
       },
     });
   }

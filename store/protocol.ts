@@ -5,6 +5,9 @@ export const metadataHeader = "x-hayloft-metadata";
 /** The blob's owner: catalog id and writer session, `<16 hex>:<number>`. */
 export const ownerHeader = "x-hayloft-owner";
 
+/** `memory` where a bucket chose it: the answer does not wait for the disk. */
+export const durabilityHeader = "x-hayloft-durability";
+
 /** What a needle says of itself, so that volumes alone can tell whose their bytes are. */
 export interface BlobMetadata {
   bucket: string;
@@ -21,4 +24,9 @@ export interface BlobMetadata {
 /** What became of each fid: `absent` was deleted before or never there, `unknown` is not of this store. */
 export interface DeleteReply {
   outcomes: Record<string, "deleted" | "absent" | "unknown" | "corrupt">;
+}
+
+/** Fids of a batch, in its order. */
+export interface BatchReply {
+  fids: string[];
 }

@@ -1,10 +1,10 @@
 /**
- * Recovery: what a volume file holds, found by reading it from the start.
+ * Recovery: what a volume file holds, found by reading it from the start or from a checkpoint on.
  *
  * Invariants:
- * - A needle is taken only if header, footer, place, epoch, ordinal, batch and the digest of the batch
- *   before it all agree. The last batch is taken only if its data verifies too: it alone may not have
- *   been synced when the process ended.
+ * - A record is taken only if header, footer, place, epoch, ordinal, batch and the digest of the batch
+ *   before it all agree. Batches that nothing after them says were synced are taken only if their data
+ *   verifies too: they alone may not have reached the disk when the process ended.
  * - A batch is taken whole or not at all, unless a later batch says that it was acknowledged: then each
  *   of its needles that verifies is.
  * - The end of the volume is where nothing that was acknowledged lies beyond. Bytes that do not verify
@@ -14,68 +14,37 @@
 import type { FileHandle } from "../base/files.ts";
 import {
   batchDigest,
-  blockTableOf,
   type ChecksumSeeds,
-  decodeFooter,
-  decodeHead,
   digestBytes,
-  footerBytes,
-  headerBytes,
-  measureNeedle,
   type NeedleHead,
+  payloadDigestOf,
   unitBytes,
   type VolumeIdentity,
-  verifyBlocks,
 } from "./needle.ts";
 import { OffsetIndex } from "./offset-index.ts";
+import { type FoundRecord, Records } from "./records.ts";
 import { superblockBytes } from "./superblock.ts";
 
-export interface RecoveredVolume {
-  index: OffsetIndex;
+/** Where a volume file ends and how its last batch is called: what appending goes on from. */
+export interface VolumeTail {
   /** Where the next batch goes: all before it counts. */
   tail: number;
-  lastBatchOffset: number;
   /** Digest of the last batch; zeros before the first. */
   lastDigest: Buffer;
   /** The highest epoch found. */
   epoch: number;
-  /** Bytes of data in all needles. */
+  /** Bytes of data in all needles, as stored. */
   dataBytes: number;
+  /** When the last needle was appended, or 0. */
+  lastTimeMs: number;
+}
+
+export interface RecoveredVolume extends VolumeTail {
+  index: OffsetIndex;
+  /** All before it is known to have been synced. */
+  syncedTail: number;
   /** Stretches below the tail that do not verify. */
   damage: { offset: number; length: number }[];
-}
-
-const windowBytes = 4 * 1_048_576;
-
-/** Reads forward through a file, keeping a window of it in memory. */
-class Window {
-  readonly #file: FileHandle;
-  readonly end: number;
-  #bytes = Buffer.alloc(0);
-  #start = 0;
-
-  constructor(file: FileHandle, end: number) {
-    this.#file = file;
-    this.end = end;
-  }
-
-  /** The bytes from `offset`, `length` of them or as many as there are. */
-  async at(offset: number, length: number): Promise<Buffer> {
-    const wanted = Math.min(length, this.end - offset);
-    const isHere = offset >= this.#start && offset + wanted <= this.#start + this.#bytes.length;
-    if (!isHere) {
-      const bytes = Buffer.allocUnsafe(Math.min(Math.max(wanted, windowBytes), this.end - offset));
-      const count = await this.#file.read(bytes, offset);
-      this.#bytes = bytes.subarray(0, count);
-      this.#start = offset;
-    }
-    return this.#bytes.subarray(offset - this.#start, offset - this.#start + wanted);
-  }
-}
-
-interface FoundNeedle {
-  head: NeedleHead;
-  payloadDigest: Buffer;
 }
 
 export interface RecoveryOptions {
@@ -86,205 +55,260 @@ export interface RecoveryOptions {
   acknowledgedBytes: number;
   /** The superblock's: where ordinals begin in an empty generation 0, where they go on in later ones. */
   firstFree: number;
+  /** Whether ordinals may have been reserved, and be written out of order. */
+  hasReservations: boolean;
   identity: VolumeIdentity;
   seeds: ChecksumSeeds;
+  /** What a checkpoint vouches for; recovery reads on from its tail. */
+  from?: (VolumeTail & { index: OffsetIndex }) | undefined;
+  /** Told now and then how far it is. */
+  progress?: ((doneBytes: number, totalBytes: number) => void) | undefined;
 }
 
 export async function recoverVolume(options: RecoveryOptions): Promise<RecoveredVolume> {
   return await new Recovery(options).run();
 }
 
+const progressBytes = 256 * 1_048_576;
+
 class Recovery {
-  readonly #window: Window;
-  readonly #identity: VolumeIdentity;
-  readonly #seeds: ChecksumSeeds;
-  readonly #acknowledgedBytes: number;
-  readonly #found: RecoveredVolume = {
-    index: new OffsetIndex(),
-    tail: superblockBytes,
-    lastBatchOffset: superblockBytes,
-    lastDigest: Buffer.alloc(digestBytes),
-    epoch: 0,
-    dataBytes: 0,
-    damage: [],
-  };
+  readonly #options: RecoveryOptions;
+  readonly #records: Records;
+  readonly #found: RecoveredVolume;
   /** Whether `lastDigest` is known: it is not right after damage. */
   #isChained = true;
+  /** The batch before, for as long as it is not known whether its footers are right. */
+  #lastBatch: FoundRecord[] = [];
 
-  constructor({ file, sizeBytes, acknowledgedBytes, firstFree, identity, seeds }: RecoveryOptions) {
-    this.#window = new Window(file, sizeBytes);
-    this.#identity = identity;
-    this.#seeds = seeds;
-    this.#acknowledgedBytes = acknowledgedBytes;
+  constructor(options: RecoveryOptions) {
+    const { file, sizeBytes, firstFree, identity, seeds, from } = options;
+    this.#options = options;
+    this.#records = new Records({ file, end: sizeBytes, identity, seeds });
+    this.#found = {
+      index: new OffsetIndex(),
+      tail: superblockBytes,
+      lastDigest: Buffer.alloc(digestBytes),
+      epoch: 0,
+      dataBytes: 0,
+      lastTimeMs: 0,
+      ...from,
+      syncedTail: from?.tail ?? superblockBytes,
+      damage: [],
+    };
     this.#found.index.skipTo(identity.generation === 0 ? firstFree : 0);
   }
 
   async run(): Promise<RecoveredVolume> {
+    try {
+      await this.#readOn();
+      return this.#found;
+    } finally {
+      await this.#records.close();
+    }
+  }
+
+  async #readOn(): Promise<void> {
     const found = this.#found;
+    const { progress, sizeBytes, acknowledgedBytes } = this.#options;
+    let toldBytes = found.tail;
     for (;;) {
-      const batch = await this.#batchAt(found.tail);
-      if (
-        batch !== undefined &&
-        ((await this.#isFollowed(batch)) || (await this.#isIntact(batch)))
-      ) {
-        found.lastBatchOffset = found.tail;
-        for (const needle of batch) this.#take(needle.head);
-        found.lastDigest = batchDigest(
-          batch.map(({ head, payloadDigest }) => ({ headerCrc: head.headerCrc, payloadDigest })),
-        );
+      if (found.tail - toldBytes >= progressBytes) {
+        progress?.(found.tail, sizeBytes);
+        toldBytes = found.tail;
+      }
+      const reading = this.#batchAt(found.tail);
+      const batch = reading instanceof Promise ? await reading : reading;
+      if (batch !== undefined && (await this.#isWritten(batch))) {
+        for (const record of batch) this.#take(record.head);
+        this.#lastBatch = batch;
+        found.lastDigest = digestOf(batch);
         this.#isChained = true;
         continue;
       }
       // Nothing that verifies stands here: the end, or damage with acknowledged needles behind it.
-      const watermark = (await this.#laterWatermark(found.tail)) ?? this.#acknowledgedBytes;
-      if (watermark <= found.tail) return found;
+      const watermark = (await this.#laterWatermark(found.tail)) ?? acknowledgedBytes;
+      if (watermark <= found.tail) break;
       await this.#salvage(found.tail, watermark);
       found.tail = watermark;
       this.#isChained = false;
     }
+    found.syncedTail = Math.max(found.syncedTail, Math.min(acknowledgedBytes, found.tail));
   }
 
   #take(head: NeedleHead): void {
     const found = this.#found;
-    found.index.set(head.ordinal, head.offset);
-    found.dataBytes += head.dataLength;
-    found.epoch = head.epoch;
+    if (head.isReservation) {
+      found.index.skipTo(head.ordinal + head.contentLength);
+    } else {
+      found.index.set(head.ordinal, head.offset);
+      found.dataBytes += head.dataLength;
+      found.lastTimeMs = head.timeMs;
+    }
+    found.epoch = Math.max(found.epoch, head.epoch);
+    found.syncedTail = Math.max(found.syncedTail, head.watermark);
     found.tail = head.offset + head.length;
   }
 
   /** The whole batch at `offset`, if it goes on from what was found so far. */
-  async #batchAt(offset: number): Promise<FoundNeedle[] | undefined> {
-    const { index, epoch, lastDigest } = this.#found;
-    const batch: FoundNeedle[] = [];
+  #batchAt(offset: number): FoundRecord[] | undefined | Promise<FoundRecord[] | undefined> {
+    const batch: FoundRecord[] = [];
+    let nextOrdinal = this.#found.index.count;
     let at = offset;
     for (;;) {
-      const needle = await this.#needleAt(at);
-      if (needle === undefined) return undefined;
-      const { head } = needle;
-      const first = batch[0]?.head ?? head;
-      const fits =
-        head.batchPosition === batch.length &&
-        head.batchCount === first.batchCount &&
-        head.epoch === first.epoch &&
-        head.epoch >= epoch &&
-        head.watermark === first.watermark &&
-        head.previousDigest.equals(first.previousDigest) &&
-        // A compacted file has no needles for what was deleted: its ordinals only grow.
-        (this.#identity.generation === 0
-          ? head.ordinal === first.ordinal + batch.length
-          : head.ordinal > (batch.at(-1)?.head.ordinal ?? -1)) &&
-        (this.#isChained
-          ? this.#follows(first.ordinal) && first.previousDigest.equals(lastDigest)
-          : first.ordinal >= index.count);
-      if (!fits) return undefined;
-      batch.push(needle);
-      at += head.length;
-      if (batch.length === head.batchCount) return batch;
+      const record = this.#records.here(at);
+      // Most batches lie in the window whole; the others are read from the start, waiting.
+      if (record === "elsewhere") return this.#batchAfterReading(offset);
+      const next = this.#nextOrdinal(record, batch, nextOrdinal);
+      if (record === undefined || next === undefined) return undefined;
+      nextOrdinal = next;
+      batch.push(record);
+      at += record.head.length;
+      if (batch.length === record.head.batchCount) return batch;
     }
   }
 
-  /** Whether `ordinal` may come after those that were found. */
-  #follows(ordinal: number): boolean {
-    const { count } = this.#found.index;
-    return this.#identity.generation === 0 ? ordinal === count : ordinal >= count;
+  async #batchAfterReading(offset: number): Promise<FoundRecord[] | undefined> {
+    const batch: FoundRecord[] = [];
+    let nextOrdinal = this.#found.index.count;
+    let at = offset;
+    for (;;) {
+      const record = await this.#records.at(at);
+      const next = this.#nextOrdinal(record, batch, nextOrdinal);
+      if (record === undefined || next === undefined) return undefined;
+      nextOrdinal = next;
+      batch.push(record);
+      at += record.head.length;
+      if (batch.length === record.head.batchCount) return batch;
+    }
   }
 
-  /** The needle at `offset` if header and footer verify; its data is not looked at. */
-  async #needleAt(offset: number): Promise<FoundNeedle | undefined> {
-    const start = await this.#window.at(offset, headerBytes);
-    const measured = measureNeedle(start, this.#identity.recordMagic);
-    if (measured === undefined || offset + measured.length > this.#window.end) return undefined;
-    // Copied, because the window may move on to the footer.
-    const headBytes = Buffer.from(await this.#window.at(offset, measured.headLength));
-    const head = decodeHead(headBytes, offset, this.#identity, this.#seeds);
-    if (head === undefined) return undefined;
-    const footer = await this.#window.at(head.dataOffset + head.dataLength, footerBytes);
-    const payloadDigest = decodeFooter(footer, head, headBytes);
-    return payloadDigest === undefined ? undefined : { head, payloadDigest };
+  /** The ordinal after `record`'s if it may come next in its batch; undefined if it does not belong there. */
+  #nextOrdinal(
+    record: FoundRecord | undefined,
+    batch: readonly FoundRecord[],
+    nextOrdinal: number,
+  ): number | undefined {
+    if (record === undefined) return undefined;
+    const { head } = record;
+    const first = batch[0]?.head;
+    if (head.batchPosition !== batch.length) return undefined;
+    if (first === undefined) {
+      if (head.epoch < this.#found.epoch) return undefined;
+      if (this.#isChained && !this.#isAfterLast(head)) return undefined;
+    } else if (
+      head.batchCount !== first.batchCount ||
+      head.epoch !== first.epoch ||
+      head.watermark !== first.watermark ||
+      !head.isAfter(first.previousDigest)
+    ) {
+      return undefined;
+    }
+    const { ordinal } = head;
+    const last = head.isReservation ? ordinal + head.contentLength : ordinal + 1;
+    const { hasReservations, identity } = this.#options;
+    if (hasReservations && ordinal < nextOrdinal && !head.isReservation) {
+      const isFree =
+        this.#found.index.get(ordinal) === undefined &&
+        batch.every((other) => other.head.isReservation || other.head.ordinal !== ordinal);
+      return isFree ? nextOrdinal : undefined;
+    }
+    // A compacted file has no needles for what was deleted, and what comes after damage follows a gap.
+    // With reservations what was damaged may have been one, and any ordinals may follow.
+    const hasGaps =
+      identity.generation > 0 ||
+      (!this.#isChained && first === undefined) ||
+      (hasReservations && this.#found.damage.length > 0);
+    return ordinal === nextOrdinal || (hasGaps && ordinal > nextOrdinal) ? last : undefined;
   }
 
-  /** Whether something was written after `batch` was acknowledged, which tells that it was synced. */
-  async #isFollowed(batch: FoundNeedle[]): Promise<boolean> {
+  /** Whether the batch of `head` follows the one that was found last. */
+  #isAfterLast(head: NeedleHead): boolean {
+    if (head.isAfter(this.#found.lastDigest)) return true;
+    // The digests in the footers of the last batch may be what is wrong.
+    const digest = batchDigest(
+      this.#lastBatch.map((record) => ({
+        headerCrc: record.head.headerCrc,
+        payloadDigest: payloadDigestOf(record.headBytes, record.head),
+      })),
+    );
+    return this.#lastBatch.length > 0 && head.isAfter(digest);
+  }
+
+  /** Whether `batch` is on the disk: what follows says that it was synced, or all of its data is there. */
+  async #isWritten(batch: FoundRecord[]): Promise<boolean> {
     const last = batch.at(-1)?.head;
     if (last === undefined) return false;
     const end = last.offset + last.length;
-    const next = await this.#needleAt(end);
-    return next !== undefined && next.head.watermark >= end && next.head.epoch >= last.epoch;
+    if (end <= this.#options.acknowledgedBytes || end <= this.#found.syncedTail) return true;
+    const here = this.#records.here(end);
+    const next = here === "elsewhere" ? await this.#records.at(end) : here;
+    const isFollowed =
+      next !== undefined && next.head.watermark >= end && next.head.epoch >= last.epoch;
+    return isFollowed || (await this.#isIntact(batch));
   }
 
-  async #isIntact(batch: FoundNeedle[]): Promise<boolean> {
-    for (const { head } of batch) {
-      const bytes = await this.#window.at(head.offset, head.length);
-      const data = bytes.subarray(head.dataOffset - head.offset).subarray(0, head.dataLength);
-      const table = blockTableOf(bytes, head);
-      const place = { table, ordinal: head.ordinal, firstBlock: 0 };
-      if (data.length < head.dataLength || !verifyBlocks(data, place, this.#seeds)) return false;
+  async #isIntact(batch: FoundRecord[]): Promise<boolean> {
+    for (const record of batch) {
+      if ((await this.#records.problem(record)) !== undefined) return false;
     }
     return true;
   }
 
   /**
-   * The watermark of the first needle beyond `damagedFrom` that says that what lies there was
+   * The watermark of the first record beyond `damagedFrom` that says that what lies there was
    * acknowledged. Steps on by 8 bytes and trusts no length of what does not verify.
    */
   async #laterWatermark(damagedFrom: number): Promise<number | undefined> {
-    for await (const offset of this.#candidates(damagedFrom + unitBytes, this.#window.end)) {
-      const head = (await this.#needleAt(offset))?.head;
+    for await (const offset of this.#records.candidates(
+      damagedFrom + unitBytes,
+      this.#records.end,
+    )) {
+      const head = (await this.#records.at(offset))?.head;
       if (head === undefined || head.epoch < this.#found.epoch) continue;
       if (head.watermark > damagedFrom && head.watermark <= offset) return head.watermark;
     }
     return undefined;
   }
 
-  /** Takes each needle in [from, to) that verifies by itself; all of them were acknowledged. */
+  /** Takes each record in [from, to) that verifies by itself; all of them were acknowledged. */
   async #salvage(from: number, to: number): Promise<void> {
     const { index, damage } = this.#found;
     let goodUpTo = from;
-    for await (const offset of this.#candidates(from, to)) {
+    for await (const offset of this.#records.candidates(from, to)) {
       if (offset < goodUpTo) continue; // inside a needle that was taken
-      const head = (await this.#needleAt(offset))?.head;
-      if (head === undefined || head.ordinal < index.count || offset + head.length > to) continue;
+      const head = (await this.#records.at(offset))?.head;
+      if (head === undefined || offset + head.length > to) continue;
+      const isLate = this.#options.hasReservations && index.get(head.ordinal) === undefined;
+      if (head.ordinal < index.count && !isLate) continue;
       if (offset > goodUpTo) damage.push({ offset: goodUpTo, length: offset - goodUpTo });
       this.#take(head);
       goodUpTo = offset + head.length;
     }
     if (goodUpTo < to) damage.push({ offset: goodUpTo, length: to - goodUpTo });
   }
-
-  /** Offsets in [from, to) at which the record magic stands. */
-  async *#candidates(from: number, to: number): AsyncGenerator<number> {
-    const { recordMagic } = this.#identity;
-    let at = from;
-    while (at + headerBytes <= to) {
-      const bytes = await this.#window.at(at, windowBytes);
-      const found = bytes.indexOf(recordMagic);
-      if (found >= 0) {
-        const offset = at + found;
-        if (offset >= to) return;
-        if (offset % unitBytes === 0) yield offset;
-        at = offset - (offset % unitBytes) + unitBytes;
-      } else {
-        // The magic may lie across the edge of two windows.
-        const step = Math.max(bytes.length - recordMagic.length, unitBytes);
-        at += step - (step % unitBytes);
-      }
-    }
-  }
 }
 
+function digestOf(batch: readonly FoundRecord[]): Buffer {
+  return batchDigest(
+    batch.map(({ head, payloadDigest }) => ({ headerCrc: head.headerCrc, payloadDigest })),
+  );
+}
+
+const settleBytes = 4 * 1_048_576;
+
 /**
- * Makes sure that what recovery found is on the disk before anything is said of it. The last batch may be
- * in the page cache alone, and after a failed sync the cache calls it clean: so it is written anew. What
- * is beyond the tail was never acknowledged (recovery.ts): a torn batch, cut off.
+ * Makes sure that what recovery found is on the disk before anything is said of it. What nobody knows to
+ * have been synced may be in the page cache alone, and after a failed sync the cache calls it clean: so it
+ * is written anew. What is beyond the tail was never acknowledged (recovery.ts), and is cut off.
  */
 export async function settleTail(
   file: FileHandle,
-  { lastBatchOffset, tail }: RecoveredVolume,
+  { syncedTail, tail }: RecoveredVolume,
   sizeBytes: number,
 ): Promise<void> {
   if (tail < sizeBytes) await file.truncate(tail);
-  const piece = Buffer.allocUnsafe(Math.min(windowBytes, tail - lastBatchOffset));
-  for (let at = lastBatchOffset; at < tail; at += piece.length) {
+  const piece = Buffer.allocUnsafe(Math.min(settleBytes, tail - syncedTail));
+  for (let at = syncedTail; at < tail; at += piece.length) {
     const part = piece.subarray(0, Math.min(piece.length, tail - at));
     await file.read(part, at);
     await file.write([part], at);

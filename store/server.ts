@@ -1,15 +1,26 @@
 /**
- * The store's calls, all between processes and all with the cluster's token:
+ * The store's calls between processes, all with the cluster's token:
  *
  *   POST   /volumes/{id}/needles   store the body as a blob; answers with its fid once it is on the disk
+ *   POST   /volumes/{id}/batch     store many blobs, all or nothing, in ordinals that follow each other
  *   GET    /{fid}                  the blob's data, verified; HEAD and a single Range too
  *   POST   /needles/delete         delete blobs by fid
- *   GET    /status                 the volumes
+ *   GET    /volumes                the volumes
+ *   GET    /volumes/{id}…          what operators look at: operator-calls.ts
  *
- * On node:http alone: this is the path of every photo.
+ * Everything else is for native-calls.ts, which has its own rules of who may call.
+ *
+ * On node:http alone, and the plain GET of a fid not even on that (lean-server.ts): this is the path of
+ * every photo.
  */
 
-import { createServer, type IncomingMessage, type Server, type ServerResponse } from "node:http";
+import type {
+  IncomingHttpHeaders,
+  IncomingMessage,
+  RequestListener,
+  Server,
+  ServerResponse,
+} from "node:http";
 import { pipeline } from "node:stream/promises";
 import { z } from "zod";
 import { AnswerBatch } from "../base/answer-batch.ts";
@@ -19,12 +30,26 @@ import { formatFid, parseFid } from "../base/fid.ts";
 import { parseRange } from "../base/http-range.ts";
 import { answerFailure, answerJson, readBody, requestIdOf } from "../base/http-serve.ts";
 import type { Log } from "../base/log.ts";
+import type { NativeAccess } from "../base/native-access.ts";
 import { tokenCheck, tokenHeader } from "../base/token.ts";
+import { encodeContent } from "./codec.ts";
+import { readLean } from "./lean-read.ts";
+import { LeanServer } from "./lean-server.ts";
 import type { StoreMetrics } from "./metrics.ts";
-import { dataBytesMax, type Owner } from "./needle.ts";
+import { NativeCalls } from "./native-calls.ts";
+import { codecs, dataBytesMax, type Owner } from "./needle.ts";
 import type { NeedleReader } from "./needle-reader.ts";
-import { type DeleteReply, metadataHeader, ownerHeader } from "./protocol.ts";
+import { answerOperator } from "./operator-calls.ts";
+import {
+  type BatchReply,
+  type DeleteReply,
+  durabilityHeader,
+  metadataHeader,
+  ownerHeader,
+} from "./protocol.ts";
+import { readHeaders } from "./read-headers.ts";
 import type { Store } from "./store.ts";
+import type { Blob, Durability, Volume } from "./volume.ts";
 
 const deleteSchema = z.object({ fids: z.array(z.string()).max(10_000) });
 const deleteBytesMax = 1_048_576;
@@ -39,25 +64,52 @@ export interface StoreServerOptions {
   metrics: StoreMetrics;
   /** Called when a volume stopped taking appends for good. */
   onVolumeClosed: () => void;
+  /** Who may make native calls; nobody if it is not said. */
+  native?: NativeAccess | undefined;
+  /** Why the store is not ready to be used, or undefined. */
+  readiness?: (() => string | undefined) | undefined;
 }
 
 export function makeStoreServer(options: StoreServerOptions): Server {
-  const { token, log, metrics } = options;
+  const { token, log, metrics, native: access = "off", readiness = () => undefined } = options;
   const isOurs = tokenCheck(token);
-  const server = createServer((request, response) => {
-    const handled = isOurs(request.headers[tokenHeader])
+  const native = new NativeCalls({ ...options, access, bodies, readiness });
+  const countCorrupt = (error: unknown) => {
+    if (error instanceof Failure && error.kind === "corrupt") metrics.corruptReads.inc();
+  };
+  const answerByHttp: RequestListener = (request, response) => {
+    const hasToken = isOurs(request.headers[tokenHeader]);
+    if (!(hasToken && isInternal(request)) && native.admits(request, { hasToken })) {
+      void native.answer(request, response);
+      return;
+    }
+    const handled = hasToken
       ? handle(options, request, response)
       : Promise.reject(
           new Failure("forbidden", "Cannot answer: the call does not carry the cluster's token"),
         );
     handled.catch((error: unknown) => {
-      if (error instanceof Failure && error.kind === "corrupt") metrics.corruptReads.inc();
+      countCorrupt(error);
       answerFailure(response, error, { log, requestId: requestIdOf(request) });
     });
+  };
+  const server = new LeanServer({
+    isOurs,
+    find: (fid) => readLean(options, fid),
+    handle: answerByHttp,
+    onCut: (error) => {
+      countCorrupt(error);
+      log.error({ err: error }, "Cannot finish an answer");
+    },
   });
   server.keepAliveTimeout = 15_000;
   server.requestTimeout = 0; // readBody has its own, by stall and not by length
   return server;
+}
+
+/** With the token a read by nothing but a fid is of any class, and answered as our own processes want it. */
+function isInternal({ method, url = "/" }: IncomingMessage): boolean {
+  return (method === "GET" || method === "HEAD") && parseFid(url.slice(1)) !== undefined;
 }
 
 async function handle(
@@ -70,48 +122,128 @@ async function handle(
     await readNeedle(options, request, response);
     return;
   }
-  const append = /^\/volumes\/([0-9]+)\/needles$/.exec(url);
+  const append = /^\/volumes\/([0-9]+)\/(needles|batch)$/.exec(url);
   if (append !== null && method === "POST") {
-    await appendNeedle(options, Number(append[1]), request, response);
+    const store = append[2] === "batch" ? appendBatch : appendNeedle;
+    await store(options, Number(append[1]), request, response);
   } else if (method === "POST" && url === "/needles/delete") {
     await deleteNeedles(options, request, response);
-  } else if (method === "GET" && url === "/status") {
+  } else if (method === "GET" && url === "/volumes") {
     const { store } = options;
     answerJson(response, 200, { store: store.id, ...store.space(), volumes: store.reports() });
-  } else {
+  } else if (!(await answerOperator(options.store, request, response))) {
     throw new Failure("not-found", `Cannot find ${method} ${url}`);
   }
 }
 
 async function appendNeedle(
-  { store, metrics, onVolumeClosed }: StoreServerOptions,
+  options: StoreServerOptions,
   id: number,
   request: IncomingMessage,
   response: ServerResponse,
+): Promise<void> {
+  const { headers } = request;
+  await append(options, id, request, async (volume, body) => {
+    const metadata = headers[metadataHeader];
+    const fid = await volume.append(
+      await blobOf({
+        data: body,
+        metadata: typeof metadata === "string" ? Buffer.from(metadata, "base64") : noMetadata,
+        owner: ownerOf(headers),
+      }),
+      durabilityOf(headers),
+    );
+    answers.push(() => answerJson(response, 201, { fid: formatFid(fid) }));
+  });
+}
+
+/** The body: for each blob the lengths of metadata and data (u32 each, little-endian), and then those. */
+async function appendBatch(
+  options: StoreServerOptions,
+  id: number,
+  request: IncomingMessage,
+  response: ServerResponse,
+): Promise<void> {
+  const { headers } = request;
+  await append(options, id, request, async (volume, body) => {
+    const owner = ownerOf(headers);
+    const parts = splitBatch(body);
+    const blobs = await Promise.all(parts.map((part) => blobOf({ ...part, owner })));
+    const fids = await volume.appendAll(blobs, durabilityOf(headers));
+    const reply: BatchReply = { fids: fids.map(formatFid) };
+    answers.push(() => answerJson(response, 201, reply));
+  });
+}
+
+async function append(
+  { store, metrics, onVolumeClosed }: StoreServerOptions,
+  id: number,
+  request: IncomingMessage,
+  write: (volume: Volume, body: Buffer) => Promise<void>,
 ): Promise<void> {
   const startedMs = performance.now();
   const volume = store.volume(id);
   if (volume === undefined)
     throw new Failure("not-found", `Cannot append: there is no volume ${id}`);
-  const metadata = request.headers[metadataHeader];
-  const owner = request.headers[ownerHeader];
   const giveBack = bodies.take(Number(request.headers["content-length"] ?? dataBytesMax));
   try {
-    const data = await readBody(request, { limitBytes: dataBytesMax });
-    const fid = await volume.append({
-      data,
-      metadata: typeof metadata === "string" ? Buffer.from(metadata, "base64") : noMetadata,
-      owner: typeof owner === "string" ? parseOwner(owner) : undefined,
-      ttlSeconds: 0,
-    });
+    await write(volume, await readBody(request, { limitBytes: dataBytesMax }));
     metrics.appendSeconds.observe((performance.now() - startedMs) / 1_000);
-    answers.push(() => answerJson(response, 201, { fid: formatFid(fid) }));
   } catch (error) {
     if (volume.report().closedBecause !== undefined) onVolumeClosed();
     throw error;
   } finally {
     giveBack();
   }
+}
+
+/** A blob of the catalog as it is stored: smaller where its type promises that. */
+async function blobOf({
+  data,
+  metadata,
+  owner,
+}: {
+  data: Buffer;
+  metadata: Buffer;
+  owner: Owner | undefined;
+}): Promise<Blob> {
+  const { codec, data: stored } = await encodeContent(data, typeOf(metadata));
+  return { data: stored, codec, contentLength: data.length, metadata, owner, ttlSeconds: 0 };
+}
+
+function typeOf(metadata: Buffer): string {
+  try {
+    const { type } = JSON.parse(metadata.toString()) as { type?: unknown };
+    return typeof type === "string" ? type : "";
+  } catch {
+    return "";
+  }
+}
+
+function ownerOf(headers: IncomingHttpHeaders): Owner | undefined {
+  const owner = headers[ownerHeader];
+  return typeof owner === "string" ? parseOwner(owner) : undefined;
+}
+
+function durabilityOf(headers: IncomingHttpHeaders): Durability {
+  return headers[durabilityHeader] === "memory" ? "memory" : "disk";
+}
+
+function splitBatch(body: Buffer): { metadata: Buffer; data: Buffer }[] {
+  const parts: { metadata: Buffer; data: Buffer }[] = [];
+  const lengthBytes = 8;
+  for (let at = 0; at < body.length; ) {
+    const lengths = body.subarray(at, at + lengthBytes);
+    const start = at + lengthBytes;
+    const middle = start + (lengths.length < lengthBytes ? 0 : lengths.readUInt32LE(0));
+    const end = middle + (lengths.length < lengthBytes ? 0 : lengths.readUInt32LE(4));
+    if (lengths.length < lengthBytes || end > body.length) {
+      throw new Failure("bad-request", "Cannot store the batch: it ends within a blob");
+    }
+    parts.push({ metadata: body.subarray(start, middle), data: body.subarray(middle, end) });
+    at = end;
+  }
+  return parts;
 }
 
 async function readNeedle(
@@ -126,29 +258,34 @@ async function readNeedle(
   const needle = await store.volume(fid.volume)?.find(fid.ordinal, fid.cookie);
   if (needle === undefined) throw new Failure("not-found", `Cannot find blob ${formatFid(fid)}`);
 
-  const { dataLength, timeMs } = needle.head;
-  const headers = [
-    "Content-Type",
-    "application/octet-stream",
-    "Last-Modified",
-    new Date(timeMs).toUTCString(),
-    "Accept-Ranges",
-    "bytes",
-  ];
-  const range = parseRange(request.headers.range, dataLength);
-  if (range === "unsatisfiable") {
-    response.setHeader("Content-Range", `bytes */${dataLength}`);
-    throw new Failure("range-not-satisfiable", `Cannot read that range of ${dataLength} bytes`);
+  try {
+    await answerNeedle(needle, request, response);
+  } finally {
+    needle.close();
   }
-  const { start, end } = range ?? { start: 0, end: dataLength };
-  if (range !== undefined) headers.push("Content-Range", `bytes ${start}-${end - 1}/${dataLength}`);
-  headers.push("Content-Length", String(end - start));
+  metrics.readSeconds.observe((performance.now() - startedMs) / 1_000);
+}
+
+async function answerNeedle(
+  needle: NeedleReader,
+  request: IncomingMessage,
+  response: ServerResponse,
+): Promise<void> {
+  const { contentLength, timeMs } = needle.head;
+  const range = parseRange(request.headers.range, contentLength);
+  if (range === "unsatisfiable") {
+    response.setHeader("Content-Range", `bytes */${contentLength}`);
+    throw new Failure("range-not-satisfiable", `Cannot read that range of ${contentLength} bytes`);
+  }
+  const { start, end } = range ?? { start: 0, end: contentLength };
+  const headers = readHeaders({ timeMs, length: end - start });
+  if (range !== undefined)
+    headers.push("Content-Range", `bytes ${start}-${end - 1}/${contentLength}`);
   await sendData(
     needle,
     { start, end, status: range === undefined ? 200 : 206, headers },
     response,
   );
-  metrics.readSeconds.observe((performance.now() - startedMs) / 1_000);
 }
 
 async function sendData(
@@ -161,11 +298,15 @@ async function sendData(
     response.writeHead(status, headers).end();
     return;
   }
-  const whole = needle.whole();
+  const whole = needle.head.codec === codecs.none ? needle.whole() : await needle.content();
   if (whole !== undefined) {
-    // Not before: until then the socket may still be reading from the bytes.
-    response.once("close", needle.release);
+    // The needle's memory is used again afterwards: until then the socket may still be reading from it.
+    const closed = new Promise<void>((resolve) => {
+      if (response.closed) resolve();
+      else response.once("close", resolve);
+    });
     answers.push(() => response.writeHead(status, headers).end(whole.subarray(start, end)));
+    await closed;
     return;
   }
   // The head goes out with the first piece, so that damage in it still gets an honest status.
@@ -199,7 +340,7 @@ async function deleteNeedles(
       const volume = fid === undefined ? undefined : store.volume(fid.volume);
       if (fid === undefined || volume === undefined) return "unknown";
       try {
-        return (await volume.delete(fid.ordinal, fid.cookie)) ? "deleted" : "absent";
+        return (await volume.delete(fid.ordinal, fid.cookie)) !== undefined ? "deleted" : "absent";
       } catch (error) {
         // Nothing that can't be read can be shown to belong to this fid: left for the scrub.
         if (error instanceof Failure && error.kind === "corrupt") return "corrupt";

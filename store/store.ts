@@ -8,14 +8,22 @@
 
 import path from "node:path";
 import type { Clock } from "../base/clock.ts";
-import { Failure, messageOf } from "../base/failure.ts";
+import { Failure } from "../base/failure.ts";
 import type { FileSystem } from "../base/files.ts";
 import { type FolderLock, lockFolder } from "../base/lock.ts";
 import type { Log } from "../base/log.ts";
 import type { Random } from "../base/random.ts";
 import type { Order, VolumeStatus } from "../directory/client.ts";
-import { Volume, type VolumeEnvironment } from "./volume.ts";
+import type { ScrubFinding } from "./scrub.ts";
+import { reservedCountMax, Volume } from "./volume.ts";
+import type { VolumeEnvironment } from "./volume-environment.ts";
 import { listVolumes } from "./volume-files.ts";
+
+/** The rest is only counted: a disk that rots has thousands. */
+const loggedFindingsMax = 100;
+
+/** What a compaction leaves of the disk for delete logs and descriptors. */
+const compactionSpareBytes = 67_108_864;
 
 export interface StoreOptions {
   files: FileSystem;
@@ -27,6 +35,8 @@ export interface StoreOptions {
   volumeBytes: number;
   /** Appends stop while the disk has less than this free; deletes and reads go on. */
   reserveBytes: number;
+  /** How long the file of an old generation is kept after a compaction. */
+  trashMs: number;
 }
 
 export class Store {
@@ -58,12 +68,16 @@ export class Store {
             volume,
             await Volume.open(store.#environment(), volume, options.volumeBytes),
           );
-          const { lengthBytes, needleCount, damagedBytes } = store.#report(volume);
+          const { lengthBytes, needleCount, damagedBytes } = store.#find(volume).report();
           const tookMs = Math.round(clock.monotonicMs() - startedMs);
           log.info({ volume, lengthBytes, needleCount, tookMs }, "volume opened");
           if (damagedBytes > 0)
             log.error({ volume, damagedBytes }, "volume is damaged below its tail");
         } catch (error) {
+          if (error instanceof Failure && error.kind === "not-found") {
+            log.info({ volume }, "volume was dropped"); // and what was left of it is removed now
+            continue;
+          }
           // One volume that can't be opened must not take the others with it.
           log.error({ volume, err: error }, "volume can't be opened");
           store.#unreadable.push(volume);
@@ -118,12 +132,105 @@ export class Store {
       case "seal":
         await volume?.seal();
         break;
+      case "compact":
+        await this.#compact(order);
+        break;
+      case "verify":
+        await this.verify(order.volume, order.rateBytes);
+        break;
+      case "drop":
+        await this.#drop(order, volume);
+        break;
+      case "import":
+        await this.#import(order, volume);
+        break;
     }
+  }
+
+  /** Reserves ordinals of a volume, for the directory to give out. */
+  async reserve(id: number, count: number): Promise<{ first: number; count: number }> {
+    const wanted = Math.min(count, reservedCountMax);
+    return { first: await this.#find(id).reserve(wanted), count: wanted };
+  }
+
+  /** Verifies every byte of a volume, and logs what is damaged. */
+  async verify(id: number, rateBytes: number): Promise<ScrubFinding[]> {
+    const { log } = this.#options;
+    const findings = await this.#find(id).scrub({ rateBytes });
+    for (const finding of findings.slice(0, loggedFindingsMax)) {
+      log.error({ volume: id, ...finding }, "a volume is damaged");
+    }
+    log.info({ volume: id, findings: findings.length }, "volume verified");
+    return findings;
+  }
+
+  /** How long ago the volume that is next in turn was verified, or made. */
+  oldestUnverifiedSeconds(): number {
+    const nowMs = this.#options.clock.nowMs();
+    const oldestMs = Math.min(nowMs, ...this.volumes().map(({ scrubbedMs }) => scrubbedMs));
+    return (nowMs - oldestMs) / 1_000;
+  }
+
+  /** Removes what was kept of old generations: all of it while the disk is full up to its reserve. */
+  async emptyTrash(): Promise<void> {
+    const { clock, trashMs } = this.#options;
+    await this.measureSpace();
+    const isShort = this.space().freeBytes === 0;
+    const beforeMs = isShort ? Number.POSITIVE_INFINITY : clock.nowMs() - trashMs;
+    for (const volume of this.#volumes.values()) await volume.emptyTrash(beforeMs);
+    if (isShort) await this.measureSpace();
   }
 
   async close(): Promise<void> {
     for (const volume of this.#volumes.values()) await volume.close();
     this.#lock.release();
+  }
+
+  async #compact(order: Order & { kind: "compact" }): Promise<void> {
+    const { log, clock } = this.#options;
+    const startedMs = clock.monotonicMs();
+    const { volume, generation } = order;
+    const { lengthBytes, deadBytes } = this.#find(volume).report();
+    await this.measureSpace();
+    const neededBytes = lengthBytes - deadBytes + compactionSpareBytes;
+    if (this.#space.freeBytes < neededBytes) {
+      throw new Failure(
+        "full",
+        `Cannot compact volume ${volume}: it takes ${neededBytes} bytes until it frees any, and the disk has ${this.#space.freeBytes}`,
+      );
+    }
+    const { copiedBytes, freedBytes } = await this.#find(volume).compact(order);
+    const tookMs = Math.round(clock.monotonicMs() - startedMs);
+    log.info({ volume, generation, copiedBytes, freedBytes, tookMs }, "volume compacted");
+  }
+
+  async #drop(order: Order & { kind: "drop" }, volume: Volume | undefined): Promise<void> {
+    if (volume === undefined) return;
+    const { uuid } = volume.report();
+    if (uuid !== order.uuid) {
+      throw new Failure("conflict", `Cannot drop volume ${order.volume}: its uuid is ${uuid}`);
+    }
+    // Gone from the list only afterwards: a drop that fails comes again.
+    await volume.drop();
+    this.#volumes.delete(order.volume);
+    this.#options.log.info({ volume: order.volume }, "volume dropped");
+  }
+
+  async #import(order: Order & { kind: "import" }, existing: Volume | undefined): Promise<void> {
+    if (existing !== undefined) {
+      const { uuid, state } = existing.report();
+      if (uuid !== order.uuid) {
+        throw new Failure("conflict", `Cannot import volume ${order.volume}: another is here`);
+      }
+      if (state === "sealed") return; // done before
+      // Cut short by the end of the process: begun anew, since what it has is easily made again.
+      this.#volumes.delete(order.volume);
+      await existing.drop();
+    }
+    const { importSeaweedVolume } = await import("./import.ts");
+    const { volume, ...result } = await importSeaweedVolume(this.#environment(), order);
+    this.#volumes.set(order.volume, volume);
+    this.#options.log.info({ volume: order.volume, ...result }, "volume imported");
   }
 
   async #create(order: Order & { kind: "create" }, existing: Volume | undefined): Promise<void> {
@@ -144,6 +251,8 @@ export class Store {
         recordMagic: Buffer.from(order.recordMagic, "hex"),
         createdMs: order.createdMs,
         firstFree: 0,
+        ttlSeconds: order.ttlSeconds,
+        hasSparseKeys: false,
       },
       { members: order.members, limitBytes: this.#options.volumeBytes },
     );
@@ -152,14 +261,14 @@ export class Store {
     this.#options.log.info({ volume: order.volume, class: order.class }, "volume created");
   }
 
-  #report(volume: number): VolumeStatus {
-    const found = this.#volumes.get(volume);
-    if (found === undefined) throw new Failure("not-found", `Cannot find volume ${volume}`);
-    return found.report();
+  #find(id: number): Volume {
+    const found = this.#volumes.get(id);
+    if (found === undefined) throw new Failure("not-found", `Cannot find volume ${id}`);
+    return found;
   }
 
   #environment(): VolumeEnvironment {
-    const { files, clock, random, folder } = this.#options;
+    const { files, clock, random, folder, log } = this.#options;
     const full = new Failure("full", "Cannot store the blob: the disk is full up to its reserve");
     return {
       files,
@@ -170,6 +279,7 @@ export class Store {
       spend: (bytes) => {
         this.#space.freeBytes -= bytes;
       },
+      note: (message, details) => log.warn(details, message),
     };
   }
 }
@@ -186,9 +296,4 @@ async function readOrMakeId(files: FileSystem, folder: string, random: Random): 
     throw new Failure("corrupt", `Cannot use ${file}: it does not hold a store's id`);
   }
   return found;
-}
-
-/** A sentence for the log when an order can't be carried out. */
-export function describeOrderFailure(order: Order, error: unknown): string {
-  return `Cannot carry out order ${order.order} (${order.kind} volume ${order.volume}): ${messageOf(error)}`;
 }

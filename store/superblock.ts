@@ -19,10 +19,15 @@ export interface Superblock extends VolumeIdentity {
    * more than the highest ordinal ever given out, whether or not its needle still is there.
    */
   firstFree: number;
+  /** No needle lives longer than this, counted from its append; 0 is for ever. */
+  ttlSeconds: number;
+  /** Fids carry keys of another store, looked up in a table, in the place of ordinals. */
+  hasSparseKeys: boolean;
 }
 
 const formatVersion = 1;
 const magic = Buffer.from("HAYLOFTV", "latin1");
+const featureBits = { sparseKeys: 1 } as const;
 const copyBytes = 4_096;
 const copies = 2;
 
@@ -39,7 +44,8 @@ export const superblockBytes: number = copyBytes * copies;
 //   40  recordMagic    8 B
 //   48  createdMs      u64   by the directory's clock, so that replicas agree
 //   56  firstFree      u32   ordinals from here on are given out by appends: compaction keeps it
-//   60  features       u32   what a reader has to know beyond this format: none so far
+//   60  features       u32   what a reader has to know beyond this format: see `featureBits`
+//   64  ttlSeconds     u32   bound of its needles' TTL, 0 for none
 // 4092  crc            u32   of all before it
 const at = {
   magic: 0,
@@ -52,6 +58,7 @@ const at = {
   createdMs: 48,
   firstFree: 56,
   features: 60,
+  ttlSeconds: 64,
   crc: copyBytes - 4,
 } as const;
 
@@ -66,6 +73,8 @@ export function encodeSuperblock(superblock: Superblock): Buffer {
   superblock.recordMagic.copy(page, at.recordMagic);
   page.writeUIntLE(superblock.createdMs, at.createdMs, 6);
   page.writeUInt32LE(superblock.firstFree, at.firstFree);
+  page.writeUInt32LE(superblock.hasSparseKeys ? featureBits.sparseKeys : 0, at.features);
+  page.writeUInt32LE(superblock.ttlSeconds, at.ttlSeconds);
   page.writeUInt32LE(crc32(page.subarray(0, at.crc)), at.crc);
   return Buffer.concat(Array.from({ length: copies }, () => page));
 }
@@ -79,10 +88,11 @@ export function decodeSuperblock(bytes: Buffer, file: string): Superblock {
     const version = page.readUInt32LE(at.formatVersion);
     const volumeClass = volumeClasses[page.readUInt32LE(at.class)];
     const features = page.readUInt32LE(at.features);
-    if (version !== formatVersion || features !== 0 || volumeClass === undefined) {
+    const isKnown = (features & ~featureBits.sparseKeys) === 0;
+    if (version !== formatVersion || !isKnown || volumeClass === undefined) {
       throw new Failure(
         "corrupt",
-        `Cannot read ${file}: it has format version ${version} and features ${features}, this program knows version ${formatVersion} and features 0`,
+        `Cannot read ${file}: it has format version ${version} and features ${features}, this program knows version ${formatVersion} and features up to ${featureBits.sparseKeys}`,
       );
     }
     return {
@@ -93,6 +103,8 @@ export function decodeSuperblock(bytes: Buffer, file: string): Superblock {
       recordMagic: Buffer.from(page.subarray(at.recordMagic, at.createdMs)),
       createdMs: page.readUIntLE(at.createdMs, 6),
       firstFree: page.readUInt32LE(at.firstFree),
+      ttlSeconds: page.readUInt32LE(at.ttlSeconds),
+      hasSparseKeys: (features & featureBits.sparseKeys) !== 0,
     };
   }
   throw new Failure("corrupt", `Cannot read ${file}: neither copy of its superblock verifies`);

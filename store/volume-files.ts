@@ -12,6 +12,39 @@ export function volumeFile(
   return path.join(folder, `${volume}.g${generation}.volume`);
 }
 
+/** The checkpoint of a generation's index. */
+export function checkpointFile(
+  folder: string,
+  { volume, generation }: { volume: number; generation: number },
+): string {
+  return path.join(folder, `${volume}.g${generation}.index`);
+}
+
+/** What recovery cut off from `offset` on: never acknowledged, and kept for a while all the same. */
+export function asideFile(
+  folder: string,
+  { volume, generation }: { volume: number; generation: number },
+  { offset, timeMs }: { offset: number; timeMs: number },
+): string {
+  return path.join(folder, `${volume}.g${generation}.aside.${offset}.${timeMs}`);
+}
+
+/** A name in the folder taken apart, if it belongs to a generation of `volume`. */
+export function parseGenerationFile(
+  name: string,
+  volume: number,
+): { generation: number; kind: "volume" | "index" | "aside"; asideMs: number } | undefined {
+  const match = /^([0-9]+)\.g([0-9]+)\.(volume|index|aside)(?:\.[0-9]+\.([0-9]+))?(?:\.new)?$/.exec(
+    name,
+  );
+  if (match === null || Number(match[1]) !== volume) return undefined;
+  return {
+    generation: Number(match[2]),
+    kind: match[3] as "volume" | "index" | "aside",
+    asideMs: Number(match[4] ?? 0),
+  };
+}
+
 /** A volume is made once: what stands where it would go is somebody's photos until shown otherwise. */
 export async function refuseToReplace(
   files: FileSystem,

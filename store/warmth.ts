@@ -18,14 +18,18 @@ const pauseMs = { first: 1_000, last: 60_000 };
 
 export class Warmth {
   readonly #clock: Clock;
+  readonly #diskReads: () => number;
+  #lastDiskReads = 0;
   // One slot per hash, the latest needle wins: bounded memory, and old warmth is forgotten.
   readonly #slots = new Uint32Array(slotCount);
   #pausedUntilMs = 0;
   #nextPauseMs = pauseMs.first;
   #accountMs = accountMsMax;
 
-  constructor(clock: Clock) {
+  /** `diskReads` counts what the process had to get from the disk so far. */
+  constructor(clock: Clock, diskReads: () => number = () => process.resourceUsage().fsRead) {
     this.#clock = clock;
+    this.#diskReads = diskReads;
   }
 
   /** Notes that the needle's bytes went through the page cache just now. */
@@ -42,6 +46,7 @@ export class Warmth {
 
   /** Learns from a read of a needle that was thought warm. */
   learn(tookMs: number): void {
+    if (tookMs > slowMs && !this.#hasReadDisk()) return; // the processor was with somebody else
     this.#accountMs = Math.min(this.#accountMs + savedMs - tookMs, accountMsMax);
     if (this.#accountMs === accountMsMax) this.#nextPauseMs = pauseMs.first;
     if (this.#accountMs >= 0) return;
@@ -49,7 +54,18 @@ export class Warmth {
     this.#pausedUntilMs = this.#clock.monotonicMs() + this.#nextPauseMs;
     this.#nextPauseMs = Math.min(this.#nextPauseMs * 2, pauseMs.last);
   }
+
+  /** Whether the process has read from the disk since it was last asked: if not, this read has not either. */
+  #hasReadDisk(): boolean {
+    const reads = this.#diskReads();
+    const hasRead = reads !== this.#lastDiskReads;
+    this.#lastDiskReads = reads;
+    return hasRead;
+  }
 }
+
+/** A read that took longer may have waited for the disk. */
+const slowMs = 0.5;
 
 function slotOf(ordinal: number): number {
   return Math.imul(ordinal, 0x9e37_79b1) >>> 16;

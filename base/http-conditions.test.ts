@@ -1,5 +1,5 @@
 import { expect, test } from "vitest";
-import { allowsRange, type ConditionHeaders, decideRead, parseEtags } from "./conditions.ts";
+import { allowsRange, type ConditionHeaders, decideRead, parseEtags } from "./http-conditions.ts";
 
 const state = { etag: "abc", modifiedMs: Date.parse("2026-11-21T10:00:00.700Z") };
 const same = "Sat, 21 Nov 2026 10:00:00 GMT";
@@ -12,6 +12,9 @@ test("A read's conditions come out as RFC 9110 orders them", () => {
     [{ "if-match": "*" }, "send"],
     [{ "if-match": "abc" }, "send"],
     [{ "if-match": '"x", "y"' }, "failed"],
+    [{ "if-match": '"x,abc"' }, "failed"],
+    [{ "if-match": 'W/"abc"' }, "failed"],
+    [{ "if-match": 'W/"abc", "abc"' }, "send"],
     [{ "if-none-match": '"abc"' }, "not-modified"],
     [{ "if-none-match": 'W/"abc"' }, "not-modified"],
     [{ "if-none-match": '"x", "abc"' }, "not-modified"],
@@ -50,4 +53,5 @@ test("ETags are read with and without quotes", () => {
   expect(parseEtags(undefined)).toBeUndefined();
   expect(parseEtags(" * ")).toBe("*");
   expect(parseEtags('"a", W/"b", c')).toEqual(["a", "b", "c"]);
+  expect(parseEtags('"a,b" ,"", ,d')).toEqual(["a,b", "d"]);
 });
