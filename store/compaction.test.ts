@@ -510,3 +510,26 @@ test("A compacted file verifies under its own generation alone", async () => {
   });
   await volume.close();
 });
+
+for (const seed of [1, 2, 3]) {
+  test(`A volume of many windows is verified and compacted, however its reads come (seed ${seed})`, async () => {
+    const files = new SimulatedFiles({ blockBytes: 4_096, isDisordered: true, seed });
+    const random = seededRandom(seed);
+    const volume = await createOn(environmentOn(files));
+    const contents = Array.from({ length: 14 }, (_, at) =>
+      Buffer.alloc(random.u32() % (at % 3 === 0 ? 6_000_000 : 700_000), at + 1),
+    );
+    const fids = [];
+    for (const content of contents) fids.push(await volume.append(blobOf(content)));
+    await volume.seal();
+    await volume.settled();
+    expect(await volume.scrub({ rateBytes: 0 })).toEqual([]);
+    await volume.compact({ generation: 1, ttlCutoffMs: 0, rateBytes: 0, purge: true });
+    expect(await volume.scrub({ rateBytes: 0 })).toEqual([]);
+    for (const [at, fid] of fids.entries()) {
+      const read = await readContent(volume, fid);
+      expect(read?.equals(contents[at] ?? Buffer.alloc(0)), `needle ${at}`).toBe(true);
+    }
+    await volume.close();
+  });
+}

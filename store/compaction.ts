@@ -178,24 +178,31 @@ class Compaction {
 
   #copyData(record: FoundRecord): undefined | Promise<void> {
     const data = this.#records.data(record, 0);
-    const isWhole = !(data instanceof Promise) && data.length === record.head.dataLength;
-    if (!isWhole) return this.#copyPieces(record);
-    if (!this.#records.verifies(record, 0, data)) throw this.#corruptData(record, 0);
-    this.#put(data);
+    if (data instanceof Promise || data.length < record.head.dataLength) {
+      return this.#copyPieces(record, data);
+    }
+    this.#putData(record, data, 0);
     return undefined;
   }
 
-  async #copyPieces(record: FoundRecord): Promise<void> {
-    for (let start = 0; start < record.head.dataLength; ) {
-      const firstBlock = start / blockBytes;
-      const data = await this.#records.data(record, firstBlock);
-      if (data.length === 0 || !this.#records.verifies(record, firstBlock, data)) {
-        throw this.#corruptData(record, start);
-      }
-      this.#put(data);
+  /** `first` is the beginning of the data, which may be on its way. */
+  async #copyPieces(record: FoundRecord, first: Buffer | Promise<Buffer>): Promise<void> {
+    let data = await first;
+    for (let start = 0; start < record.head.dataLength; start += data.length) {
+      if (start > 0) data = await this.#records.data(record, start / blockBytes);
+      this.#putData(record, data, start);
       await this.#flushIfFull();
-      start += data.length;
     }
+  }
+
+  #putData(record: FoundRecord, data: Buffer, start: number): void {
+    if (
+      (data.length === 0 && record.head.dataLength > 0) ||
+      !this.#records.verifies(record, start / blockBytes, data)
+    ) {
+      throw this.#corruptData(record, start);
+    }
+    this.#put(data);
   }
 
   #put(part: Buffer): void {
