@@ -74,6 +74,11 @@ const nativeAccess = () =>
     "--native <mode>",
     "who may make SeaweedFS's calls: open to all, with the cluster's token, off (default: open on loopback, else token)",
   ).choices(["open", "token", "off"]);
+/** For runs that want many checkpoints: nobody else has to know. */
+const checkpointNeedles = () =>
+  new Option("--checkpoint-needles <count>", "needles between two checkpoints")
+    .argParser(Number)
+    .hideHelp();
 const scrubOptions = () => [
   new Option("--scrub-days <days>", "every byte is read and verified within so many days")
     .argParser(days)
@@ -132,6 +137,7 @@ const upCommand = program
   .addOption(volumeSize())
   .addOption(cacheBytes())
   .addOption(deleteDelay())
+  .addOption(checkpointNeedles())
   .addOption(logLevel().default("warn"));
 upCommand.action(async (options) => await up(options));
 
@@ -189,6 +195,7 @@ const storeCommand = program
   .addOption(nativeAccess())
   .addOption(reserve())
   .addOption(volumeSize())
+  .addOption(checkpointNeedles())
   .addOption(logLevel());
 for (const option of [...scrubOptions(), ...opsOptions()]) storeCommand.addOption(option);
 storeCommand.action(

@@ -29,6 +29,7 @@ export interface UpOptions {
   volumeSize: number;
   cacheBytes: number;
   deleteDelay: number;
+  checkpointNeedles?: number | undefined;
   logLevel: LogLevel;
 }
 
@@ -101,6 +102,9 @@ function makeSupervisors(options: UpOptions, installation: Installation, log: Lo
       ...["--directory", addressOf(supervisors.directory)],
       ...["--reserve", String(options.reserve)],
       ...["--volume-size", String(options.volumeSize)],
+      ...(options.checkpointNeedles === undefined
+        ? []
+        : ["--checkpoint-needles", String(options.checkpointNeedles)]),
     ]),
     gateway: make("gateway", options.port, () => [
       ...["--directory", addressOf(supervisors.directory)],

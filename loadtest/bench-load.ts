@@ -9,7 +9,7 @@ import path from "node:path";
 import { fileURLToPath } from "node:url";
 import { promisify } from "node:util";
 import { Failure, messageOf } from "../base/failure.ts";
-import { pinner } from "./bench-process.ts";
+import { pinPrefix } from "./bench-process.ts";
 
 const execute = promisify(execFile);
 
@@ -39,7 +39,7 @@ export interface LoadTool {
 
 /** `scratch` is a folder for scripts; `core` is where the tool is pinned, if anywhere. */
 export async function findLoadTool(scratch: string, core: number | undefined): Promise<LoadTool> {
-  const pin = core === undefined ? [] : [pinner, "-c", String(core)];
+  const pin = pinPrefix(core);
   // wrk has no option for its version alone: it prints that and its usage, and ends with 1.
   const version = await execute("wrk", ["-v"]).then(
     ({ stdout }) => stdout,

@@ -35,7 +35,7 @@ export async function benchPhoto(bench: Bench): Promise<void> {
   // So that as many really are under way: sharp works in libuv's pool.
   const threads = String(atOnce);
   const bare = new LineProcess("bare-sharp.ts", [String(atOnce), ...files], {
-    UV_THREADPOOL_SIZE: threads,
+    env: { UV_THREADPOOL_SIZE: threads },
   });
 
   let batch = 0;

@@ -8,19 +8,37 @@ import { Failure } from "../base/failure.ts";
 /** What keeps a process on a core, where the machine has it. */
 export const pinner = "taskset";
 
+export interface LineProcessOptions {
+  env?: Record<string, string>;
+  /** Flags for Node itself. */
+  nodeFlags?: readonly string[];
+  /** Where all its threads are kept, if anywhere. */
+  core?: number | undefined;
+}
+
 export class LineProcess {
   readonly #child: ChildProcess;
   readonly #lines: AsyncIterator<string>;
   readonly #name: string;
 
-  constructor(script: string, args: string[], env: Record<string, string> = {}) {
+  constructor(
+    script: string,
+    args: string[],
+    { env = {}, nodeFlags = [], core }: LineProcessOptions = {},
+  ) {
     this.#name = script;
-    this.#child = spawn(process.execPath, [path.join(import.meta.dirname, script), ...args], {
+    const command = [
+      ...pinPrefix(core),
+      ...[process.execPath, ...nodeFlags, path.join(import.meta.dirname, script), ...args],
+    ];
+    this.#child = spawn(command[0] ?? "", command.slice(1), {
       env: { ...process.env, ...env },
       stdio: ["pipe", "pipe", "inherit"],
     });
-    const { stdout } = this.#child;
+    endWithUs(this.#child);
+    const { stdin, stdout } = this.#child;
     if (stdout === null) throw new Failure("internal", `Cannot read from ${script}`);
+    stdin?.on("error", () => undefined); // that it ended is told by the line that does not come
     this.#lines = createInterface({ input: stdout })[Symbol.asyncIterator]();
   }
 
@@ -41,13 +59,38 @@ export class LineProcess {
 
   /** It ends with its input, which also happens when this process ends in any way. */
   async close(): Promise<void> {
+    const { exitCode, signalCode } = this.#child;
+    if (exitCode !== null || signalCode !== null) return;
     const ended = new Promise<void>((resolve) => this.#child.once("exit", () => resolve()));
     this.#child.stdin?.end();
     await ended;
+  }
+
+  kill(): void {
+    this.#child.kill("SIGKILL");
   }
 }
 
 /** Keeps all threads of a process on one core; does nothing where there is no pinning. */
 export function pinTo(core: number | undefined, pid: number): void {
   if (core !== undefined) execFileSync(pinner, ["-acp", String(core), String(pid)]);
+}
+
+/** What stands before a command that is to be kept on a core. */
+export function pinPrefix(core: number | undefined): string[] {
+  return core === undefined ? [] : [pinner, "-c", String(core)];
+}
+
+const children = new Set<ChildProcess>();
+let isGuarding = false;
+
+/** Ends the child before this process ends: what it writes is about to be removed. */
+function endWithUs(child: ChildProcess): void {
+  children.add(child);
+  child.once("exit", () => children.delete(child));
+  if (isGuarding) return;
+  isGuarding = true;
+  process.prependListener("exit", () => {
+    for (const left of children) left.kill("SIGKILL");
+  });
 }

@@ -1,11 +1,11 @@
 /** What the benchmark's lines share: what they run on, how two sides take turns, how it is printed. */
 
 import { Failure } from "../base/failure.ts";
-import type { LoadResult, LoadTool } from "./bench-load.ts";
+import type { LoadTool } from "./bench-load.ts";
 import type { Cluster } from "./cluster.ts";
 
-export interface Bench {
-  cluster: Cluster;
+/** What every line has. */
+export interface BenchRun {
   tool: LoadTool;
   report: Report;
   /** A folder for whatever a line needs. */
@@ -13,21 +13,43 @@ export interface Bench {
   rounds: number;
   seconds: number;
   seed: number;
-  largeBytes: number;
   /** The core that a server is pinned to where that is fairer, or undefined for no pinning. */
   serverCore: number | undefined;
+  /** How large the data of a line is, for those that let one choose. */
+  largeBytes: number;
+  needles: number;
+  rebuildBytes: number;
+  coldBytes: number;
+  compactionBytes: number;
+  scrubBytes: number;
+}
+
+/** What a line has that runs on a server. */
+export interface Bench extends BenchRun {
+  cluster: Cluster;
+}
+
+/** What one round found. */
+export interface Measured {
+  /** A rate of more is better. */
+  perSecond: number;
+  latencyMsP50?: number;
+  latencyMsP99?: number;
+  /** Requests that failed or were not answered with 2xx. */
+  bad?: number;
+  command?: string;
 }
 
 export interface Side {
   name: string;
-  /** One round; a rate of more is better. */
-  run: () => Promise<LoadResult>;
+  /** One round. */
+  run: () => Promise<Measured>;
 }
 
-/** Rates of one side, in the order of the rounds. */
-interface Rounds {
+/** What one side found, in the order of the rounds. */
+export interface Rounds {
   name: string;
-  results: LoadResult[];
+  results: Measured[];
 }
 
 /** A warm-up of each side, then round after round, each side in turn. */
@@ -37,10 +59,11 @@ export async function takeTurns(sides: readonly Side[], rounds: number): Promise
   for (let round = 0; round < rounds; round++) {
     for (const [at, { name, run }] of sides.entries()) {
       const result = await run();
-      if (result.bad > 0) {
+      const { bad = 0, command = name } = result;
+      if (bad > 0) {
         throw new Failure(
           "internal",
-          `Cannot count a round of "${name}": ${result.bad} of its requests failed or were not answered with 2xx (${result.command})`,
+          `Cannot count a round of "${name}": ${bad} of its requests failed or were not answered with 2xx (${command})`,
         );
       }
       taken[at]?.results.push(result);
@@ -52,6 +75,7 @@ export async function takeTurns(sides: readonly Side[], rounds: number): Promise
 export class Report {
   met = 0;
   missed = 0;
+  skipped = 0;
 
   heading(text: string): void {
     console.log(`\n${text}`);
@@ -61,29 +85,33 @@ export class Report {
     console.log(`    ${text}`);
   }
 
-  /** The sides' rates; the first one over the second as a ratio, held against its aim if it has one. */
-  compare(sides: readonly Rounds[], { unit, aim }: { unit: string; aim?: number }): void {
+  /** The sides' rates, and latencies where there are any. */
+  show(sides: readonly Rounds[], unit: string): void {
     for (const { name, results } of sides) {
       const rates = results.map(({ perSecond }) => perSecond);
-      const p50 = median(results.map(({ latencyMsP50 }) => latencyMsP50));
-      const p99 = median(results.map(({ latencyMsP99 }) => latencyMsP99));
       this.note(
         `${name.padEnd(16)} ${formatRate(median(rates)).padStart(8)} ${unit}/s  ` +
-          `(${formatRate(Math.min(...rates))} … ${formatRate(Math.max(...rates))})  ` +
-          `latency p50 ${p50.toFixed(1)} ms, p99 ${p99.toFixed(1)} ms`,
+          `(${formatRate(Math.min(...rates))} … ${formatRate(Math.max(...rates))})${formatLatencies(results)}`,
       );
     }
+  }
+
+  /**
+   * The sides' rates; the first one over the second as a ratio, held against its aim if it has one. Returns
+   * the ratio.
+   */
+  compare(sides: readonly Rounds[], { unit, aim }: { unit: string; aim?: number }): number {
+    this.show(sides, unit);
     const [ours, bare] = sides;
-    if (ours === undefined || bare === undefined) return;
-    const ratio =
-      median(ours.results.map(({ perSecond }) => perSecond)) /
-      median(bare.results.map(({ perSecond }) => perSecond));
+    if (ours === undefined || bare === undefined) return Number.NaN;
+    const ratio = medianRate(ours) / medianRate(bare);
     const pairs = ours.results.map(
       ({ perSecond }, at) => perSecond / (bare.results[at]?.perSecond ?? Number.NaN),
     );
     const spread = `(${Math.min(...pairs).toFixed(2)} … ${Math.max(...pairs).toFixed(2)})`;
     const verdict = aim === undefined ? "" : `, ${this.judge(ratio >= aim, `at least ${aim}`)}`;
     this.note(`ratio ${ratio.toFixed(3)} ${spread}${verdict}`);
+    return ratio;
   }
 
   judge(isMet: boolean, aim: string): string {
@@ -91,6 +119,21 @@ export class Report {
     else this.missed += 1;
     return `aim ${aim}: ${isMet ? "met" : "AIM MISSED"}`;
   }
+
+  /** What can't be measured here is not met either, and that is said aloud. */
+  skip(why: string, aim: string): void {
+    this.skipped += 1;
+    this.note(`SKIPPED, so not met: ${why} (aim ${aim})`);
+  }
+}
+
+export function medianRate({ results }: Rounds): number {
+  return median(results.map(({ perSecond }) => perSecond));
+}
+
+/** The median over the rounds of a latency; NaN where none was measured. */
+export function medianLatency({ results }: Rounds, name: "latencyMsP50" | "latencyMsP99"): number {
+  return median(results.map((result) => result[name] ?? Number.NaN));
 }
 
 export function median(values: readonly number[]): number {
@@ -100,6 +143,19 @@ export function median(values: readonly number[]): number {
   return sorted.length % 2 === 1 ? upper : (upper + (sorted[middle - 1] ?? Number.NaN)) / 2;
 }
 
-function formatRate(rate: number): string {
+/** The value that `share` of all lie below; NaN if there are none. */
+export function percentile(values: readonly number[], share: number): number {
+  const sorted = values.toSorted((left, right) => left - right);
+  return sorted[Math.min(Math.floor(sorted.length * share), sorted.length - 1)] ?? Number.NaN;
+}
+
+function formatLatencies(results: Measured[]): string {
+  const p50 = median(results.map(({ latencyMsP50 = Number.NaN }) => latencyMsP50));
+  const p99 = median(results.map(({ latencyMsP99 = Number.NaN }) => latencyMsP99));
+  if (Number.isNaN(p50)) return "";
+  return `  latency p50 ${p50.toFixed(2)} ms, p99 ${p99.toFixed(2)} ms`;
+}
+
+export function formatRate(rate: number): string {
   return rate >= 1_000 ? Math.round(rate).toLocaleString("en-US") : rate.toPrecision(3);
 }

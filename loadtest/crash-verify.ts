@@ -36,7 +36,9 @@ export type LogRecord =
   | { type: "unknown"; id: number; reason: string }
   | { type: "seen"; key: string; ids: number[] }
   | ({ type: "violation" } & Violation)
-  | { type: "kill"; cycle: number; victim: string };
+  | { type: "kill"; cycle: number; victim: string; underWay?: Record<string, number> }
+  /** What an operator had done meanwhile, and what came of it. It says nothing of any key. */
+  | { type: "order"; order: number; kind: string; volume: number; state: string };
 
 export interface PutIntent {
   type: "put";
@@ -104,6 +106,7 @@ export class Ledger {
         return undefined;
       case "run":
       case "kill":
+      case "order":
         return undefined;
     }
   }

@@ -1,6 +1,6 @@
 /**
- * Kills a random process of a real `hayloft up` under mixed load, lets it start again, and verifies all
- * that was acknowledged; many times over.
+ * Kills a random process of a real `hayloft up` under mixed load, and while an operator seals, compacts and
+ * verifies its volumes; lets it start again and verifies all that was acknowledged; many times over.
  *
  *     npm run crash -- --cycles 50 [--seed N] [--victim up]... [--folder F] [--keep]
  *
@@ -9,7 +9,7 @@
  */
 
 import { spawn } from "node:child_process";
-import { mkdir, mkdtemp, rm } from "node:fs/promises";
+import { mkdir, mkdtemp, readFile, rm } from "node:fs/promises";
 import { tmpdir } from "node:os";
 import path from "node:path";
 import { setTimeout as sleep } from "node:timers/promises";
@@ -19,20 +19,30 @@ import { type Random, seededRandom } from "../base/random.ts";
 import { type Cluster, startCluster, type Victim } from "./cluster.ts";
 import { CrashLoad } from "./crash-load.ts";
 import { CrashLog } from "./crash-log.ts";
+import { CrashOperator, type UnderWay } from "./crash-operator.ts";
 import { countKinds, Ledger, type Violation, verify } from "./crash-verify.ts";
 import { basicAuth, request } from "./request.ts";
 
 const bucket = "crash";
 const allVictims: readonly Victim[] = ["store", "gateway", "directory", "up", "all"];
+/** In each round, in an order of its own. The store is the one that has something to lose. */
+const roundOfVictims: readonly Victim[] = ["store", ...allVictims];
 
 /** From the start of a cycle's load to the kill, and from there to the end of the load. */
 const loadMs = { min: 200, max: 1_000 };
 const afterKillMs = { min: 0, max: 500 };
 /** Keys of earlier cycles that each cycle verifies besides those that it touched. */
 const sampleKeys = 60;
+/** In so many cycles the kill waits for a compaction to be at work, if one begins in time. */
+const compactingShare = 0.5;
+const compactingLimitMs = 500;
+/** What an order may fail with while processes die and others have orders too. */
+const ordinaryFailure = /it runs |is stopping|is not sealed|is in generation|until it frees any/;
+const damagePattern = /is damaged|can't be opened|reaches beyond its volume/;
 
 interface Totals {
-  kills: Record<Victim, number>;
+  /** How often each was killed, and how many of those kills met something under way. */
+  kills: Record<Victim, { times: number } & UnderWay>;
   passed: number;
   failed: number;
   retries: number;
@@ -46,8 +56,11 @@ interface Run {
   log: CrashLog;
   ledger: Ledger;
   load: CrashLoad;
+  operator: CrashOperator;
   random: Random;
   victims: readonly Victim[];
+  /** Those of the round whose turn is still to come. */
+  waiting: Victim[];
   totals: Totals;
 }
 
@@ -83,24 +96,33 @@ async function main(): Promise<number> {
   const target = () => ({ address: cluster.gatewayAddress, authorization });
   const load = new CrashLoad({ seed, bucket, log, ledger, target });
   const totals: Totals = {
-    kills: { store: 0, gateway: 0, directory: 0, up: 0, all: 0 },
+    kills: {
+      store: noKills(),
+      gateway: noKills(),
+      directory: noKills(),
+      up: noKills(),
+      all: noKills(),
+    },
     passed: 0,
     failed: 0,
     retries: 0,
     startsRefused: 0,
     violations: [],
   };
-  const run: Run = { cluster, log, ledger, load, random, victims, totals };
+  const operator = new CrashOperator({ cluster, log, random: seededRandom(seed + 1) });
+  const run: Run = { cluster, log, ledger, load, operator, random, victims, waiting: [], totals };
 
   let isWhole = false;
   try {
     await log.append({ type: "run", seed, bucket });
     await makeBucket(cluster);
     for (let cycle = 1; cycle <= cycles; cycle++) await runCycle(run, cycle, cycles);
+    await operator.compactAll();
     // Without the cache, and after an orderly stop: everything has to come from the disk.
     await cluster.restart([...baseFlags, "--cache-bytes", "0"]);
+    const areVolumesWhole = await verifyVolumes(run);
     await log.close();
-    isWhole = await verifyApart(logFile, cluster);
+    isWhole = (await verifyApart(logFile, cluster)) && areVolumesWhole;
     await cluster.stop();
   } catch (error) {
     totals.failed += 1;
@@ -122,8 +144,12 @@ async function main(): Promise<number> {
   return isFine ? 0 : 1;
 }
 
-// Needles are deleted a second after their names, so that their deletion is hit by kills as well.
-const baseFlags = ["--delete-delay", "1", "--log-level", "info"];
+// Needles are deleted a second after their names, so that their deletion is hit by kills as well. Volumes are
+// so small that they fill and are sealed by themselves, each with a checkpoint of its index.
+const baseFlags = [
+  ...["--delete-delay", "1", "--volume-size", "32MiB", "--log-level", "info"],
+  ...["--checkpoint-needles", "40"],
+];
 
 /** Mostly no cache, so that reads are of the disk; sometimes one, which then has to be right. */
 function flagsOf(random: Random): string[] {
@@ -143,22 +169,23 @@ async function makeBucket(cluster: Cluster): Promise<void> {
 }
 
 async function runCycle(run: Run, cycle: number, cycles: number): Promise<void> {
-  const { cluster, log, ledger, load, random, victims, totals } = run;
+  const { cluster, log, ledger, load, operator, random, totals } = run;
   const startedMs = performance.now();
-  const victim = victims[Math.floor(random.fraction() * victims.length)] ?? "all";
+  const victim = nextVictim(run);
   const killAfterMs = between(random, loadMs);
   const stopAfterMs = between(random, afterKillMs);
   const operationsBefore = load.count.operations;
   const unknownBefore = load.count.unknown;
 
-  const ended = load.run();
+  const ended = Promise.all([load.run(), operator.run()]);
   await sleep(killAfterMs);
+  if (random.fraction() < compactingShare) await operator.untilCompacting(compactingLimitMs);
   load.endPeace();
-  ledger.apply({ type: "kill", cycle, victim });
-  await log.append({ type: "kill", cycle, victim });
   await cluster.kill(victim);
   const killedMs = performance.now();
-  totals.kills[victim] += 1;
+  const underWay = await operator.underWay();
+  countKill(totals.kills[victim], underWay);
+  await log.append({ type: "kill", cycle, victim, underWay: { ...underWay } });
 
   const isUpGone = victim === "up" || victim === "all";
   const recovered = isUpGone
@@ -170,6 +197,7 @@ async function runCycle(run: Run, cycle: number, cycles: number): Promise<void> 
   recoveredMs.catch(() => undefined); // thrown where it is awaited, after the load has ended
   await sleep(stopAfterMs);
   load.stop();
+  operator.stop();
   await ended;
   const recoveryMs = await recoveredMs;
 
@@ -209,6 +237,22 @@ function targetOf(cluster: Cluster): { url: string; login: string } {
   return { url: `http://${cluster.gatewayAddress}/${bucket}`, login: `${accessKey}:${secretKey}` };
 }
 
+/** Every volume to its last byte, by the store that has it. */
+async function verifyVolumes({ cluster, operator, totals }: Run): Promise<boolean> {
+  const { volumes, violations } = await operator.verifyAll();
+  // A store that finds damage says so, even if it finds none the next time: then it was wrong before.
+  for (const line of (await readFile(cluster.logFile, "utf8")).split("\n")) {
+    if (!damagePattern.test(line)) continue;
+    violations.push({ key: "the store's log", kind: "torn", text: line.slice(0, 400) });
+  }
+  for (const { kind, key, text } of violations) console.log(`${kind}: ${key}: ${text}`);
+  console.log(`${volumes} volumes verified, ${countKinds(violations)}`);
+  totals.violations.push(...violations);
+  const odd = [...operator.failures.keys()].filter((text) => !ordinaryFailure.test(text));
+  for (const text of odd) console.log(`an order failed that no kill explains: ${text}`);
+  return violations.length + odd.length === 0;
+}
+
 /** The last look at everything, by the verifier alone with the log. */
 function verifyApart(logFile: string, cluster: Cluster): Promise<boolean> {
   const script = path.join(import.meta.dirname, "crash-verify.ts");
@@ -223,12 +267,12 @@ function verifyApart(logFile: string, cluster: Cluster): Promise<boolean> {
 }
 
 function printTotals(
-  { load, totals }: Run,
+  { load, operator, totals }: Run,
   { seed, cycles, seconds }: { seed: number; cycles: number; seconds: number },
 ): void {
   const { count, oddities } = load;
   for (const [text, times] of oddities) console.log(`unasked for, ${times} times: ${text}`);
-  const kills = allVictims.map((victim) => `${victim} ${totals.kills[victim]}`).join(", ");
+  const kills = allVictims.map((victim) => describeKills(victim, totals.kills[victim])).join(", ");
   console.log(`seed ${seed}, ${cycles} cycles in ${Math.round(seconds)} s`);
   console.log(`kills: ${kills}`);
   console.log(
@@ -236,11 +280,46 @@ function printTotals(
       `${count.reads} reads, ${count.listings} listings, ${count.refused} refused by a condition, ` +
       `${count.unsent} not sent, ${count.unknown} outcomes unknown`,
   );
+  const { given, done, failed, forgotten } = operator.count;
+  const orders = (["seal", "compact", "verify"] as const).map(
+    (kind) => `${kind} ${given[kind]} (${done[kind]} done, ${failed[kind]} failed)`,
+  );
+  console.log(`orders: ${orders.join(", ")}; ${forgotten} ended unheard`);
+  for (const [text, times] of operator.failures) console.log(`  ${times} times ${text}`);
   console.log(
     `${count.failedInPeace} failed with nothing killed, ${totals.retries} verifying reads tried again, ` +
       `${totals.startsRefused} starts refused`,
   );
   console.log(countKinds(totals.violations));
+}
+
+function nextVictim({ victims, waiting, random }: Run): Victim {
+  if (waiting.length === 0) waiting.push(...victims);
+  const [victim = "all"] = waiting.splice(Math.floor(random.fraction() * waiting.length), 1);
+  return victim;
+}
+
+function noKills(): Totals["kills"][Victim] {
+  return { times: 0, compactions: 0, checkpoints: 0, seals: 0 };
+}
+
+function countKill(kills: Totals["kills"][Victim], met: UnderWay): void {
+  kills.times += 1;
+  if (met.compactions > 0) kills.compactions += 1;
+  if (met.checkpoints > 0) kills.checkpoints += 1;
+  if (met.seals > 0) kills.seals += 1;
+}
+
+function describeKills(
+  victim: Victim,
+  { times, compactions, checkpoints, seals }: Totals["kills"][Victim],
+): string {
+  const met = [
+    compactions > 0 ? `${compactions} during a compaction` : "",
+    checkpoints > 0 ? `${checkpoints} during a checkpoint` : "",
+    seals > 0 ? `${seals} during a seal` : "",
+  ].filter((text) => text !== "");
+  return `${victim} ${times}${met.length === 0 ? "" : ` (${met.join(", ")})`}`;
 }
 
 function between(random: Random, { min, max }: { min: number; max: number }): number {
@@ -253,7 +332,9 @@ function readVictims(names: string[]): readonly Victim[] {
       throw new Failure("bad-request", `Cannot kill ${name}: there are ${allVictims.join(", ")}`);
     }
   }
-  return names.length === 0 ? allVictims : allVictims.filter((victim) => names.includes(victim));
+  return names.length === 0
+    ? roundOfVictims
+    : allVictims.filter((victim) => names.includes(victim));
 }
 
 function wholeNumber(name: string, text: string): number {

@@ -10,6 +10,7 @@
  *   a copy would give damage a right checksum.
  */
 
+import { setImmediate as giveWay } from "node:timers/promises";
 import type { Clock } from "../base/clock.ts";
 import { systemClock } from "../base/clock.ts";
 import { Failure } from "../base/failure.ts";
@@ -54,11 +55,12 @@ export interface CompactedVolume {
   copiedBytes: number;
 }
 
-// The shape of batches is part of what makes two runs equal. A batch is also how long the process is
-// busy in one go, so it is small.
+// The shape of batches is part of what makes two runs equal.
 const batchBytesMax = 262_144;
 const batchCountMax = 128;
-const writeBytes = 1_048_576;
+/** What is worked on in one go, and what a record costs besides its bytes. */
+const sliceBytes = 65_536;
+const recordCostBytes = 2_048;
 
 export async function compactInto(options: CompactionOptions): Promise<CompactedVolume> {
   return await new Compaction(options).run();
@@ -70,10 +72,11 @@ class Compaction {
   readonly #seeds: ChecksumSeeds;
   readonly #limit: RateLimit;
   readonly #index = new OffsetIndex();
-  readonly #digest = new VolumeDigest();
-  #parts: Buffer[] = [];
-  #partBytes = 0;
+  /** Gathers the bytes into blocks, which are hashed and written at the same time. */
+  readonly #output = new VolumeDigest((block) => this.#write(block));
   #written = 0;
+  /** Bytes worked on since others last had the processor. */
+  #sinceBytes = 0;
   readonly #end: VolumeTail = {
     tail: superblockBytes,
     lastDigest: Buffer.alloc(digestBytes),
@@ -86,14 +89,20 @@ class Compaction {
     this.#options = options;
     const { source, sourceEnd, superblock, rateBytes, clock = systemClock } = options;
     const { file, seeds } = source;
-    this.#records = new Records({ file, end: sourceEnd, identity: source.superblock, seeds });
+    this.#records = new Records({
+      file,
+      end: sourceEnd,
+      identity: source.superblock,
+      seeds,
+      isBackground: true,
+    });
     this.#seeds = new ChecksumSeeds(superblock);
     this.#limit = new RateLimit(clock, rateBytes);
   }
 
   async run(): Promise<CompactedVolume> {
     try {
-      this.#put(encodeSuperblock(this.#options.superblock));
+      await this.#output.update(encodeSuperblock(this.#options.superblock));
       let batch: FoundRecord[] = [];
       let batchBytes = 0;
       for await (const record of this.#living()) {
@@ -108,7 +117,6 @@ class Compaction {
         batchBytes += length;
       }
       if (batch.length > 0) await this.#copy(batch);
-      await this.#flush();
       return await this.#finish();
     } finally {
       await this.#records.close();
@@ -159,10 +167,10 @@ class Compaction {
         previousDigest: end.lastDigest,
       };
       const moved = moveNeedle(record.headBytes, place, superblock, this.#seeds);
-      this.#put(moved.head);
-      const copying = this.#copyData(record);
-      if (copying !== undefined) await copying;
-      this.#put(moved.tail);
+      await this.#output.update(moved.head);
+      await this.#copyData(record);
+      await this.#output.update(moved.tail);
+      await this.#giveWay(length + recordCostBytes);
       this.#index.set(ordinal, end.tail);
       end.tail += length;
       end.dataBytes += dataLength;
@@ -170,58 +178,37 @@ class Compaction {
       digests.push(moved);
       bytes += length;
     }
-    await this.#flushIfFull();
     end.lastDigest = batchDigest(digests);
     end.epoch = this.#options.epoch;
     await this.#limit.spend(bytes, signal);
   }
 
-  #copyData(record: FoundRecord): undefined | Promise<void> {
-    const data = this.#records.data(record, 0);
-    if (data instanceof Promise || data.length < record.head.dataLength) {
-      return this.#copyPieces(record, data);
-    }
-    this.#putData(record, data, 0);
-    return undefined;
-  }
-
-  /** `first` is the beginning of the data, which may be on its way. */
-  async #copyPieces(record: FoundRecord, first: Buffer | Promise<Buffer>): Promise<void> {
-    let data = await first;
-    for (let start = 0; start < record.head.dataLength; start += data.length) {
-      if (start > 0) data = await this.#records.data(record, start / blockBytes);
-      this.#putData(record, data, start);
-      await this.#flushIfFull();
+  async #copyData(record: FoundRecord): Promise<void> {
+    const { dataLength } = record.head;
+    for (let start = 0; start < dataLength; ) {
+      const firstBlock = start / blockBytes;
+      const data = await this.#records.data(record, firstBlock);
+      if (data.length === 0 || !this.#records.verifies(record, firstBlock, data)) {
+        throw this.#corruptData(record, start);
+      }
+      await this.#output.update(data);
+      start += data.length;
+      if (start < dataLength) await this.#giveWay(data.length);
     }
   }
 
-  #putData(record: FoundRecord, data: Buffer, start: number): void {
-    if (
-      (data.length === 0 && record.head.dataLength > 0) ||
-      !this.#records.verifies(record, start / blockBytes, data)
-    ) {
-      throw this.#corruptData(record, start);
-    }
-    this.#put(data);
+  async #write(block: Buffer): Promise<void> {
+    const offset = this.#written;
+    this.#written += block.length;
+    await this.#options.target.write([block], offset);
   }
 
-  #put(part: Buffer): void {
-    this.#parts.push(part);
-    this.#partBytes += part.length;
-  }
-
-  async #flushIfFull(): Promise<void> {
-    if (this.#partBytes >= writeBytes) await this.#flush();
-  }
-
-  async #flush(): Promise<void> {
-    if (this.#partBytes === 0) return;
-    const bytes = Buffer.concat(this.#parts);
-    this.#parts = [];
-    this.#partBytes = 0;
-    this.#digest.update(bytes);
-    await this.#options.target.write([bytes], this.#written);
-    this.#written += bytes.length;
+  /** Lets others have the processor now and then: a batch in one go would be felt. */
+  async #giveWay(bytes: number): Promise<void> {
+    this.#sinceBytes += bytes;
+    if (this.#sinceBytes < sliceBytes) return;
+    this.#sinceBytes = 0;
+    await giveWay();
   }
 
   async #finish(): Promise<CompactedVolume> {
@@ -231,7 +218,7 @@ class Compaction {
       get: (ordinal) => this.#index.get(ordinal),
       endOffset: this.#end.tail,
     });
-    const { leaves, root } = this.#digest.finish();
+    const { leaves, root } = await this.#output.finish();
     return { index, end: this.#end, leaves, digest: root, copiedBytes: this.#written };
   }
 

@@ -36,6 +36,7 @@ export interface StoreConfig {
   scrubRateBytes: number;
   scrubIntervalMs: number;
   trashMs: number;
+  checkpointNeedles?: number | undefined;
   /** Who may make native calls: everybody if nobody but this machine can call, else who has the token. */
   native?: NativeAccess | undefined;
   logLevel: LogLevel;
@@ -54,6 +55,7 @@ export async function runStore(config: StoreConfig): Promise<void> {
       volumeBytes: config.volumeBytes,
       reserveBytes: config.reserveBytes,
       trashMs: config.trashMs,
+      checkpointNeedles: config.checkpointNeedles,
     });
     const maintenance = new Maintenance({
       store,

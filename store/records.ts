@@ -30,7 +30,8 @@ export interface FoundRecord {
   payloadDigest: Buffer;
 }
 
-const pieceBytes = 64 * blockBytes;
+const pieceBytes = 16 * blockBytes;
+const backgroundWindowBytes = 1_048_576;
 const dataProblem = "a checksum of its data does not match";
 
 export class Records {
@@ -45,13 +46,16 @@ export class Records {
     end,
     identity,
     seeds,
+    isBackground = false,
   }: {
     file: FileHandle;
     end: number;
     identity: VolumeIdentity;
     seeds: ChecksumSeeds;
+    /** Whether others want the processor meanwhile: then it is taken for shorter. */
+    isBackground?: boolean;
   }) {
-    this.#window = new Window(file, end);
+    this.#window = new Window(file, end, isBackground ? backgroundWindowBytes : undefined);
     this.#identity = identity;
     this.#seeds = seeds;
     this.end = end;
@@ -95,7 +99,7 @@ export class Records {
     return payloadDigest === undefined ? undefined : { head, headBytes, payloadDigest };
   }
 
-  /** The data of a record from block `firstBlock` on, up to a MiB of it, as stored and not verified. */
+  /** The data of a record from block `firstBlock` on, up to a quarter of a MiB of it, as stored and not verified. */
   data({ head }: FoundRecord, firstBlock: number): Buffer | Promise<Buffer> {
     const start = firstBlock * blockBytes;
     const length = Math.min(pieceBytes, head.dataLength - start);

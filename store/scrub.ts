@@ -42,7 +42,7 @@ export interface ScrubResult {
 }
 
 /** A slice of work between two looks at who else wants the processor. */
-const sliceBytes = 1_048_576;
+const sliceBytes = 262_144;
 
 export async function scrubVolume(options: ScrubOptions): Promise<ScrubResult> {
   const { generation, end, rateBytes, isDeleted, signal, clock = systemClock, progress } = options;
@@ -103,10 +103,10 @@ async function digestOf(
   const piece = Buffer.allocUnsafe(sliceBytes);
   for (let at = 0; at < end; at += sliceBytes) {
     const count = await file.read(piece.subarray(0, Math.min(sliceBytes, end - at)), at);
-    digest.update(piece.subarray(0, count));
+    await digest.update(piece.subarray(0, count));
     await limit.spend(0, signal); // the bytes were paid for when they were read first
   }
-  return digest.finish().root;
+  return (await digest.finish()).root;
 }
 
 interface Extent {
@@ -122,14 +122,20 @@ export type Scanned = Extent &
 
 /**
  * All records of a volume in the order of the file, each verified, and the stretches between that are none.
- * They come in slices of about a MiB.
+ * They come in slices of a quarter of a MiB or so.
  */
 export async function* scan(
   { file, superblock, seeds }: Generation,
   end: number,
 ): AsyncGenerator<Scanned[]> {
   const there = Math.min(end, await file.sizeBytes());
-  const records = new Records({ file, end: there, identity: superblock, seeds });
+  const records = new Records({
+    file,
+    end: there,
+    identity: superblock,
+    seeds,
+    isBackground: true,
+  });
   try {
     let at = superblockBytes;
     while (at < end) {

@@ -37,6 +37,8 @@ export interface StoreOptions {
   reserveBytes: number;
   /** How long the file of an old generation is kept after a compaction. */
   trashMs: number;
+  /** New needles after which an open volume's index gets a checkpoint, where not the usual number. */
+  checkpointNeedles?: number | undefined;
 }
 
 export class Store {
@@ -61,6 +63,8 @@ export class Store {
     try {
       const store = new Store(await readOrMakeId(files, folder, random), options, lock);
       await store.measureSpace();
+      // After a kill a name may be there that a power cut would still take back.
+      await files.syncFolder(folder);
       for (const volume of await listVolumes(files, folder)) {
         const startedMs = clock.monotonicMs();
         try {
@@ -279,6 +283,7 @@ export class Store {
       spend: (bytes) => {
         this.#space.freeBytes -= bytes;
       },
+      checkpointNeedles: this.#options.checkpointNeedles,
       note: (message, details) => log.warn(details, message),
     };
   }

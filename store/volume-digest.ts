@@ -6,38 +6,81 @@
  * neighbour goes up as it is: the tree of RFC 9162, section 2.1.1, with the odd one out at the end.
  */
 
-import { createHash, type Hash } from "node:crypto";
+import { createHash, subtle } from "node:crypto";
 
 const leafBytes = 1_048_576;
 const hashBytes = 32;
+/** Before the bytes of a leaf. */
+const leafPrefix = 0;
+const nodePrefix = 1;
+
+/** One is filled while the other is hashed, on another thread. */
+const blockCount = 2;
 
 export class VolumeDigest {
-  readonly #leaves: Buffer[] = [];
-  #hash: Hash | undefined;
+  readonly #onBlock: (bytes: Buffer) => Promise<void>;
+  readonly #leaves: Promise<Buffer>[] = [];
+  /** Blocks that nobody uses, each with room for the prefix. */
+  readonly #free: Buffer[] = [];
+  readonly #busy: Promise<void>[] = [];
+  #block: Buffer | undefined;
   #filled = 0;
 
-  /** Takes in the file's next bytes. */
-  update(bytes: Uint8Array): void {
-    let at = 0;
-    while (at < bytes.length) {
-      this.#hash ??= createHash("sha256").update(Buffer.of(0));
-      const part = bytes.subarray(at, at + leafBytes - this.#filled);
-      this.#hash.update(part);
-      this.#filled += part.length;
-      at += part.length;
-      if (this.#filled === leafBytes) this.#endLeaf();
+  /** `onBlock` is told each MiB of the file as it is complete; its memory is used again afterwards. */
+  constructor(onBlock: (bytes: Buffer) => Promise<void> = async () => undefined) {
+    this.#onBlock = onBlock;
+    for (let count = 0; count < blockCount; count++) {
+      this.#free.push(Buffer.alloc(1 + leafBytes, leafPrefix));
     }
   }
 
-  /** The leaves, 32 bytes each, and the root in hex. Nothing may be taken in after this. */
-  finish(): { leaves: Buffer; root: string } {
-    if (this.#filled > 0) this.#endLeaf();
-    return { leaves: Buffer.concat(this.#leaves), root: rootOf(this.#leaves).toString("hex") };
+  /** Takes in the file's next bytes: at once, or, when a block is complete, once there is room again. */
+  update(bytes: Uint8Array): undefined | Promise<void> {
+    if (this.#filled + bytes.length < leafBytes && this.#block !== undefined) {
+      this.#fill(this.#block, bytes);
+      return undefined;
+    }
+    return this.#updateBlocks(bytes);
   }
 
-  #endLeaf(): void {
-    if (this.#hash !== undefined) this.#leaves.push(this.#hash.digest());
-    this.#hash = undefined;
+  /** The leaves, 32 bytes each, and the root in hex. Nothing may be taken in after this. */
+  async finish(): Promise<{ leaves: Buffer; root: string }> {
+    if (this.#block !== undefined && this.#filled > 0) this.#end(this.#block);
+    await Promise.all(this.#busy);
+    const leaves = await Promise.all(this.#leaves);
+    return { leaves: Buffer.concat(leaves), root: rootOf(leaves).toString("hex") };
+  }
+
+  async #updateBlocks(bytes: Uint8Array): Promise<void> {
+    for (let at = 0; at < bytes.length; ) {
+      while (this.#block === undefined) {
+        this.#block = this.#free.pop();
+        if (this.#block === undefined) await this.#busy.shift();
+      }
+      const part = bytes.subarray(at, at + leafBytes - this.#filled);
+      this.#fill(this.#block, part);
+      at += part.length;
+      if (this.#filled === leafBytes) this.#end(this.#block);
+    }
+  }
+
+  #fill(block: Buffer, bytes: Uint8Array): void {
+    block.set(bytes, 1 + this.#filled);
+    this.#filled += bytes.length;
+  }
+
+  #end(block: Buffer): void {
+    const end = 1 + this.#filled;
+    const hashing = subtle.digest("SHA-256", block.subarray(0, end)).then(Buffer.from);
+    const telling = this.#onBlock(block.subarray(1, end));
+    const done = Promise.all([hashing, telling]).then(() => {
+      this.#free.push(block);
+    });
+    hashing.catch(() => undefined); // told by `done`
+    done.catch(() => undefined); // told to whoever waits for room, or for the end
+    this.#leaves.push(hashing);
+    this.#busy.push(done);
+    this.#block = undefined;
     this.#filled = 0;
   }
 }
@@ -53,7 +96,7 @@ function rootOf(leaves: readonly Buffer[]): Buffer {
       above.push(
         right === undefined
           ? left
-          : createHash("sha256").update(Buffer.of(1)).update(left).update(right).digest(),
+          : createHash("sha256").update(Buffer.of(nodePrefix)).update(left).update(right).digest(),
       );
     }
     level = above;

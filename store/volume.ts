@@ -350,8 +350,8 @@ export class Volume {
     this.#hasEpoch = false;
     await writer?.settle();
     const end = this.#tail();
+    this.#end = end; // before anyone sees that it is sealed, and compacts up to there
     await this.#describe({ state: "sealed", sealedLength: end.tail, closedLength: undefined });
-    this.#end = end;
     if (writer !== undefined) Object.assign(this.#lastCounts, writer.counts);
     this.#writer = undefined;
     this.#shrinkLater();
@@ -437,6 +437,8 @@ export class Volume {
   async scrub(options: Pick<ScrubOptions, "rateBytes">): Promise<ScrubFinding[]> {
     return await this.#operate("verify", async (operation) => {
       await this.#writer?.settle().catch(() => undefined);
+      // As it is now: sealed while it is read, it would be given the digest of a shorter volume.
+      const wasSealed = this.#descriptor.state === "sealed";
       const found = await this.read((generation, end) =>
         scrubVolume({
           ...options,
@@ -447,16 +449,16 @@ export class Volume {
           progress: (doneBytes, totalBytes) => Object.assign(operation, { doneBytes, totalBytes }),
         }),
       );
-      const { state, sealedDigest } = this.#descriptor;
+      const { sealedDigest } = this.#descriptor;
       const { findings, digest } = found;
-      if (findings.length === 0 && state === "sealed" && (sealedDigest ?? digest) !== digest) {
+      if (findings.length === 0 && wasSealed && (sealedDigest ?? digest) !== digest) {
         // Bytes that no checksum covers, between needles; or a needle that somebody has made anew.
         const why = "the digest of the volume is another than the one written down";
         findings.push({ offset: 0, length: this.#tail().tail, why });
       }
       await this.#describe({
         scrubbedMs: Math.floor(this.#environment.clock.nowMs()),
-        ...(state === "sealed" && findings.length === 0 ? { sealedDigest: digest } : {}),
+        ...(wasSealed && findings.length === 0 ? { sealedDigest: digest } : {}),
       });
       const foundBytes = findings.reduce((sum, { length }) => sum + length, 0);
       this.#damagedBytes = foundBytes + this.#deletes.damagedBytes;

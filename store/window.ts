@@ -9,7 +9,7 @@
 import assert from "node:assert/strict";
 import type { FileHandle } from "../base/files.ts";
 
-const windowBytes = 4 * 1_048_576;
+const windowBytesUsual = 4 * 1_048_576;
 /** After a jump nobody knows yet whether what follows is wanted too. */
 const jumpBytes = 262_144;
 const restBytes = 65_536;
@@ -17,14 +17,16 @@ const nothing = Buffer.alloc(0);
 
 export class Window {
   readonly #file: FileHandle;
+  readonly #windowBytes: number;
   readonly end: number;
   #bytes: Buffer = Buffer.alloc(0);
   #start = 0;
   #isLoading = false;
   #next: { start: number; bytes: Promise<Buffer> } | undefined;
 
-  constructor(file: FileHandle, end: number) {
+  constructor(file: FileHandle, end: number, windowBytes: number = windowBytesUsual) {
     this.#file = file;
+    this.#windowBytes = windowBytes;
     this.end = end;
   }
 
@@ -79,7 +81,10 @@ export class Window {
       const joined = rest.length === 0 ? upcoming : Buffer.concat([rest, upcoming]);
       if (joined.length >= wanted) return this.#take(offset, joined, wanted);
     }
-    const length = Math.max(wanted, isOnward || this.#bytes.length === 0 ? windowBytes : jumpBytes);
+    const length = Math.max(
+      wanted,
+      isOnward || this.#bytes.length === 0 ? this.#windowBytes : jumpBytes,
+    );
     const bytes = await this.#read(offset, length);
     return this.#take(offset, bytes, wanted, isOnward);
   }
@@ -89,7 +94,7 @@ export class Window {
     this.#bytes = bytes;
     const nextStart = start + bytes.length;
     if (isOnward && nextStart < this.end && bytes.length > 0) {
-      this.#next = { start: nextStart, bytes: this.#read(nextStart, windowBytes) };
+      this.#next = { start: nextStart, bytes: this.#read(nextStart, this.#windowBytes) };
       this.#next.bytes.catch(() => undefined);
     }
     return bytes.subarray(0, wanted);
