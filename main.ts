@@ -9,6 +9,10 @@ import { printStatus, setBucket } from "./operate.ts";
 import { up } from "./up.ts";
 import { addVolumeCommands } from "./volumes.ts";
 
+// Node reads this once, when its thread pool is first used. With the usual four threads a store's reads would
+// queue behind what a compaction has handed over.
+process.env.UV_THREADPOOL_SIZE ??= "16";
+
 const program = new Command("hayloft")
   .description(
     "A store for photos and small blobs: durable, verified to the last byte, with images resized on the way out.",
