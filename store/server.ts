@@ -56,6 +56,8 @@ const deleteBytesMax = 1_048_576;
 const noMetadata = Buffer.alloc(0);
 const answers = new AnswerBatch();
 const bodies = new ByteBudget(256 * 1_048_576);
+/** Of its own: slow strangers must not take the room of our own processes. */
+const nativeBodies = new ByteBudget(256 * 1_048_576);
 
 export interface StoreServerOptions {
   store: Store;
@@ -73,7 +75,7 @@ export interface StoreServerOptions {
 export function makeStoreServer(options: StoreServerOptions): Server {
   const { token, log, metrics, native: access = "off", readiness = () => undefined } = options;
   const isOurs = tokenCheck(token);
-  const native = new NativeCalls({ ...options, access, bodies, readiness });
+  const native = new NativeCalls({ ...options, access, bodies: nativeBodies, readiness });
   const countCorrupt = (error: unknown) => {
     if (error instanceof Failure && error.kind === "corrupt") metrics.corruptReads.inc();
   };
