@@ -53,7 +53,7 @@ const rows: Row[] = [
   {
     name: "A type out of another process is reported",
     file: "gateway/type.ts",
-    line: 'import type { Volume } from "../store/volume.ts";\nexport type Alias = Volume;',
+    line: 'import type { Volume } from "../store/volume/volume.ts";\nexport type Alias = Volume;',
     ...reported,
   },
   {
@@ -65,7 +65,7 @@ const rows: Row[] = [
   {
     name: "A re-export of everything is reported",
     file: "base/re-export-all.ts",
-    line: 'export * from "../store/volume.ts";',
+    line: 'export * from "../store/volume/volume.ts";',
     ...reported,
   },
   {
@@ -88,8 +88,8 @@ const rows: Row[] = [
   },
   {
     name: "A wrong import in a test is reported",
-    file: "store/volume.test.ts",
-    line: 'import { startCluster } from "../loadtest/cluster.ts";\nconsole.log(startCluster);',
+    file: "store/volume/volume.test.ts",
+    line: 'import { startCluster } from "../../loadtest/cluster.ts";\nconsole.log(startCluster);',
     ...reported,
   },
   {

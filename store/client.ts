@@ -16,13 +16,13 @@ import {
   metadataHeader,
   ownerHeader,
 } from "./protocol.ts";
+import type { Durability } from "./volume/volume-writer.ts";
 import type { DamageFacts, RecordFacts, RecordSelection, VolumeFacts } from "./volume-facts.ts";
-import type { Durability } from "./volume-writer.ts";
 
 export { type BlobMetadata, type DeleteReply, durabilityHeader } from "./protocol.ts";
+export type { Durability } from "./volume/volume-writer.ts";
 export type { ExportSummary, ManifestLine } from "./volume-export.ts";
 export type { DamageFacts, RecordFacts, VolumeFacts } from "./volume-facts.ts";
-export type { Durability } from "./volume-writer.ts";
 
 export interface BlobOwner {
   /** Catalog id, 16 hex digits. */

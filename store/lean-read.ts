@@ -3,10 +3,10 @@
 import type { Fid } from "../base/fid.ts";
 import type { LeanAnswer } from "./lean-server.ts";
 import type { StoreMetrics } from "./metrics.ts";
-import { codecs } from "./needle.ts";
-import type { NeedleReader } from "./needle-reader.ts";
 import { readHeaderLines } from "./read-headers.ts";
 import type { Store } from "./store.ts";
+import { codecs } from "./volume/needle.ts";
+import type { NeedleReader } from "./volume/needle-reader.ts";
 
 /** Undefined if there is no such blob; at once if its volume has it at once. */
 export function readLean(

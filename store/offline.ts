@@ -18,12 +18,13 @@ import { diskFiles, type FileSystem } from "../base/files.ts";
 import { type FolderLock, lockFolder } from "../base/lock.ts";
 import { type Random, systemRandom } from "../base/random.ts";
 import { formatBytes } from "../base/units.ts";
-import { type Descriptor, decodeDescriptor } from "./descriptor.ts";
-import { type ImportResult, importSeaweedVolume } from "./import.ts";
-import { openSeaweedVolume } from "./seaweed-volume.ts";
+import { type ImportResult, importSeaweedVolume } from "./seaweed/import.ts";
+import { openSeaweedVolume } from "./seaweed/seaweed-volume.ts";
 import { unchangingFiles } from "./unchanging-files.ts";
-import { Volume } from "./volume.ts";
-import type { VolumeEnvironment } from "./volume-environment.ts";
+import { type Descriptor, decodeDescriptor } from "./volume/descriptor.ts";
+import { Volume } from "./volume/volume.ts";
+import type { VolumeEnvironment } from "./volume/volume-environment.ts";
+import { descriptorFile, listVolumes } from "./volume/volume-files.ts";
 import { exportVolume } from "./volume-export.ts";
 import {
   type DamageFacts,
@@ -34,7 +35,6 @@ import {
   type RecordSelection,
   type VolumeFacts,
 } from "./volume-facts.ts";
-import { descriptorFile, listVolumes } from "./volume-files.ts";
 
 /** Told now and then how far something is, in bytes or in blobs. */
 export type Progress = (done: number, total: number) => void;

@@ -17,8 +17,8 @@ import { StoreClient } from "./client.ts";
 import { makeStoreMetrics } from "./metrics.ts";
 import { makeStoreServer } from "./server.ts";
 import { Store } from "./store.ts";
-import type { Volume } from "./volume.ts";
-import { volumeFile } from "./volume-files.ts";
+import type { Volume } from "./volume/volume.ts";
+import { volumeFile } from "./volume/volume-files.ts";
 
 const token = "ab".repeat(32);
 const log = pino({ level: "silent" });

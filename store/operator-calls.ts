@@ -18,9 +18,9 @@ import { z } from "zod";
 import { systemClock } from "../base/clock.ts";
 import { Failure, systemErrorCode } from "../base/failure.ts";
 import { answerJson } from "../base/http-serve.ts";
-import { scrubVolume } from "./scrub.ts";
 import type { Store } from "./store.ts";
-import type { Volume } from "./volume.ts";
+import { scrubVolume } from "./volume/scrub.ts";
+import type { Volume } from "./volume/volume.ts";
 import { exportVolume } from "./volume-export.ts";
 import { type DamageFacts, factsOf, listRecords, nameDamage } from "./volume-facts.ts";
 

@@ -32,13 +32,10 @@ import { answerFailure, answerJson, readBody, requestIdOf } from "../base/http-s
 import type { Log } from "../base/log.ts";
 import type { NativeAccess } from "../base/native-access.ts";
 import { tokenCheck, tokenHeader } from "../base/token.ts";
-import { encodeContent } from "./codec.ts";
 import { readLean } from "./lean-read.ts";
 import { LeanServer } from "./lean-server.ts";
 import type { StoreMetrics } from "./metrics.ts";
-import { NativeCalls } from "./native-calls.ts";
-import { codecs, dataBytesMax, type Owner } from "./needle.ts";
-import type { NeedleReader } from "./needle-reader.ts";
+import { NativeCalls } from "./native/native-calls.ts";
 import { answerOperator } from "./operator-calls.ts";
 import {
   type BatchReply,
@@ -49,7 +46,10 @@ import {
 } from "./protocol.ts";
 import { readHeaders } from "./read-headers.ts";
 import type { Store } from "./store.ts";
-import type { Blob, Durability, Volume } from "./volume.ts";
+import { encodeContent } from "./volume/codec.ts";
+import { codecs, dataBytesMax, type Owner } from "./volume/needle.ts";
+import type { NeedleReader } from "./volume/needle-reader.ts";
+import type { Blob, Durability, Volume } from "./volume/volume.ts";
 
 const deleteSchema = z.object({ fids: z.array(z.string()).max(10_000) });
 const deleteBytesMax = 1_048_576;

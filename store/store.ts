@@ -14,10 +14,10 @@ import { type FolderLock, lockFolder } from "../base/lock.ts";
 import type { Log } from "../base/log.ts";
 import type { Random } from "../base/random.ts";
 import type { Order, VolumeStatus } from "../directory/client.ts";
-import type { ScrubFinding } from "./scrub.ts";
-import { reservedCountMax, Volume } from "./volume.ts";
-import type { VolumeEnvironment } from "./volume-environment.ts";
-import { listVolumes } from "./volume-files.ts";
+import type { ScrubFinding } from "./volume/scrub.ts";
+import { reservedCountMax, Volume } from "./volume/volume.ts";
+import type { VolumeEnvironment } from "./volume/volume-environment.ts";
+import { listVolumes } from "./volume/volume-files.ts";
 
 /** The rest is only counted: a disk that rots has thousands. */
 const loggedFindingsMax = 100;
@@ -231,7 +231,7 @@ export class Store {
       this.#volumes.delete(order.volume);
       await existing.drop();
     }
-    const { importSeaweedVolume } = await import("./import.ts");
+    const { importSeaweedVolume } = await import("./seaweed/import.ts");
     const { volume, ...result } = await importSeaweedVolume(this.#environment(), order);
     this.#volumes.set(order.volume, volume);
     this.#options.log.info({ volume: order.volume, ...result }, "volume imported");

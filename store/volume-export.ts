@@ -10,11 +10,11 @@ import { Readable } from "node:stream";
 import { type Header, type Pack, pack } from "tar-stream";
 import { Failure } from "../base/failure.ts";
 import { ArchivePaths, wantedPath } from "./archive-path.ts";
-import { codecs, type NeedleHead } from "./needle.ts";
-import type { NeedleReader } from "./needle-reader.ts";
-import type { FoundRecord } from "./records.ts";
-import type { ScrubFinding } from "./scrub.ts";
-import type { Volume } from "./volume.ts";
+import { codecs, type NeedleHead } from "./volume/needle.ts";
+import type { NeedleReader } from "./volume/needle-reader.ts";
+import type { FoundRecord } from "./volume/records.ts";
+import type { ScrubFinding } from "./volume/scrub.ts";
+import type { Volume } from "./volume/volume.ts";
 import {
   type DamageFacts,
   fidOf,

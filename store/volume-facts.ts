@@ -6,13 +6,13 @@
 
 import { setImmediate as giveWay } from "node:timers/promises";
 import type { VolumeStatus } from "../directory/client.ts";
-import type { Descriptor } from "./descriptor.ts";
-import type { Generation } from "./generation.ts";
-import { codecs, metadataOf, type NeedleHead, type Owner } from "./needle.ts";
-import type { FoundRecord } from "./records.ts";
-import { type Scanned, type ScrubFinding, scan } from "./scrub.ts";
-import { superblockBytes } from "./superblock.ts";
-import type { Volume } from "./volume.ts";
+import type { Descriptor } from "./volume/descriptor.ts";
+import type { Generation } from "./volume/generation.ts";
+import { codecs, metadataOf, type NeedleHead, type Owner } from "./volume/needle.ts";
+import type { FoundRecord } from "./volume/records.ts";
+import { type Scanned, type ScrubFinding, scan } from "./volume/scrub.ts";
+import { superblockBytes } from "./volume/superblock.ts";
+import type { Volume } from "./volume/volume.ts";
 
 export interface VolumeFacts extends VolumeStatus {
   /** Needles in the file, those deleted and not yet compacted away too. */

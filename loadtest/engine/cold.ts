@@ -1,7 +1,7 @@
 /** A child that reads needles in random order, some at a time, and verifies each. */
 
 import { seededRandom } from "../../base/random.ts";
-import type { Volume } from "../../store/volume.ts";
+import type { Volume } from "../../store/volume/volume.ts";
 import { percentile } from "../bench-report.ts";
 import { serve } from "./child.ts";
 import { cookieOf, onlyVolume, openStore } from "./folder.ts";

@@ -10,10 +10,10 @@ import assert from "node:assert/strict";
 import { Failure, messageOf } from "../../base/failure.ts";
 import type { FileSystem } from "../../base/files.ts";
 import type { Random } from "../../base/random.ts";
-import { scan } from "../../store/scrub.ts";
-import type { Volume } from "../../store/volume.ts";
-import type { VolumeEnvironment } from "../../store/volume-environment.ts";
-import { listVolumes } from "../../store/volume-files.ts";
+import { scan } from "../../store/volume/scrub.ts";
+import type { Volume } from "../../store/volume/volume.ts";
+import type { VolumeEnvironment } from "../../store/volume/volume-environment.ts";
+import { listVolumes } from "../../store/volume/volume-files.ts";
 import {
   describeBlob,
   type EngineClass,

@@ -14,8 +14,8 @@ import type { Clock } from "../../base/clock.ts";
 import { Failure, messageOf } from "../../base/failure.ts";
 import type { FileSystem } from "../../base/files.ts";
 import { type Random, seededRandom } from "../../base/random.ts";
-import { type Blob, type Durability, Volume } from "../../store/volume.ts";
-import type { VolumeEnvironment } from "../../store/volume-environment.ts";
+import { type Blob, type Durability, Volume } from "../../store/volume/volume.ts";
+import type { VolumeEnvironment } from "../../store/volume/volume-environment.ts";
 import { contentOf } from "../content.ts";
 
 /** What takes a while, and may be under way when the power goes. */

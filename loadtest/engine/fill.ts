@@ -2,7 +2,7 @@
 
 import { systemRandom } from "../../base/random.ts";
 import type { Store } from "../../store/store.ts";
-import type { Blob, Volume } from "../../store/volume.ts";
+import type { Blob, Volume } from "../../store/volume/volume.ts";
 import { contentOf } from "../content.ts";
 import { serve } from "./child.ts";
 import { cookieOf, openStore } from "./folder.ts";

@@ -6,8 +6,8 @@ import { diskFiles } from "../../base/files.ts";
 import { makeLog } from "../../base/log.ts";
 import { systemRandom } from "../../base/random.ts";
 import { Store } from "../../store/store.ts";
-import type { Volume } from "../../store/volume.ts";
-import { volumeFile } from "../../store/volume-files.ts";
+import type { Volume } from "../../store/volume/volume.ts";
+import { volumeFile } from "../../store/volume/volume-files.ts";
 
 const volumeBytes = 32 * 2 ** 30;
 

@@ -3,8 +3,8 @@
 import { createHash } from "node:crypto";
 import { closeSync, openSync, readSync } from "node:fs";
 import { crc32 } from "node:zlib";
-import type { Volume } from "../../store/volume.ts";
-import { volumeFile } from "../../store/volume-files.ts";
+import type { Volume } from "../../store/volume/volume.ts";
+import { volumeFile } from "../../store/volume/volume-files.ts";
 import { serve } from "./child.ts";
 import { onlyVolume, openStore } from "./folder.ts";
 

@@ -9,9 +9,9 @@ import { afterAll, beforeAll, expect, test, vi } from "vitest";
 import { systemClock } from "../../base/clock.ts";
 import { diskFiles } from "../../base/files.ts";
 import { seededRandom } from "../../base/random.ts";
-import { SeaweedFixture } from "../../store/seaweed-fixture.ts";
+import { SeaweedFixture } from "../../store/seaweed/seaweed-fixture.ts";
 import { Store } from "../../store/store.ts";
-import { volumeFile } from "../../store/volume-files.ts";
+import { volumeFile } from "../../store/volume/volume-files.ts";
 
 const main = path.join(import.meta.dirname, "..", "..", "main.ts");
 const random = seededRandom(21);

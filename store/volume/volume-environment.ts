@@ -1,0 +1,21 @@
+/** What a volume stands on: the disk, time, chance, and whoever has to be asked or told. */
+
+import type { Clock } from "../../base/clock.ts";
+import type { Failure } from "../../base/failure.ts";
+import type { FileSystem } from "../../base/files.ts";
+import type { Random } from "../../base/random.ts";
+
+export interface VolumeEnvironment {
+  files: FileSystem;
+  clock: Clock;
+  random: Random;
+  folder: string;
+  /** Why nothing may be appended now (no space), or undefined. Asked before each batch. */
+  refusal: () => Failure | undefined;
+  /** Told of each batch, so that space is known between two looks at the disk. */
+  spend: (bytes: number) => void;
+  /** New needles after which the index of an open volume gets a checkpoint, where not the usual number. */
+  checkpointNeedles?: number | undefined;
+  /** Told what an operator may want to know: a message and its details. */
+  note?: ((message: string, details: Record<string, unknown>) => void) | undefined;
+}

@@ -1,0 +1,297 @@
+/**
+ * Opens the files of a volume: finds what counts among them, what lies in it, and what a crash left over.
+ *
+ * Invariants:
+ * - The descriptor decides which generation counts. What it does not name was left by an operation that was
+ *   cut short, and is removed.
+ * - What was acknowledged is in the index afterwards, or the volume is said to be damaged.
+ */
+
+import { Failure, systemErrorCode } from "../../base/failure.ts";
+import type { FileHandle, FileSystem } from "../../base/files.ts";
+import { type Checkpoint, readCheckpoint } from "./checkpoint.ts";
+import { DeleteLog } from "./delete-log.ts";
+import { type Descriptor, decodeDescriptor } from "./descriptor.ts";
+import { Generation } from "./generation.ts";
+import type { KeyIndex } from "./key-index.ts";
+import { ChecksumSeeds } from "./needle.ts";
+import type { OffsetIndex } from "./offset-index.ts";
+import { type RecoveredVolume, recoverVolume, settleTail, type VolumeTail } from "./recovery.ts";
+import { SealedIndex } from "./sealed-index.ts";
+import { readKeys } from "./sparse-keys.ts";
+import { decodeSuperblock, type Superblock, superblockBytes } from "./superblock.ts";
+import type { VolumeEnvironment } from "./volume-environment.ts";
+import {
+  asideFile,
+  checkpointFile,
+  deleteLogFile,
+  descriptorFile,
+  parseGenerationFile,
+  volumeFile,
+} from "./volume-files.ts";
+
+export interface OpenedFiles {
+  generation: Generation;
+  descriptor: Descriptor;
+  deletes: DeleteLog;
+  keys: KeyIndex | undefined;
+  end: VolumeTail;
+  damagedBytes: number;
+  /** Where the last checkpoint ends, in bytes and in ordinals. */
+  checkpointed: { tail: number; count: number };
+  /** Whether something that was acknowledged is missing: then nothing may be appended. */
+  isDamaged: boolean;
+  /** Bytes of generations that are kept for a while. */
+  trashBytes: number;
+}
+
+/**
+ * Fails with `not-found` if there is no such volume, or only what was left of one that was dropped; with
+ * `corrupt` if it can't be read.
+ */
+export async function openVolumeFiles(
+  environment: VolumeEnvironment,
+  volume: number,
+): Promise<OpenedFiles> {
+  const { files, folder } = environment;
+  const descriptor = await readDescriptor(files, folder, volume);
+  if (descriptor.state === "dropped") {
+    await removeVolume(files, folder, volume);
+    throw new Failure("not-found", `Cannot open volume ${volume}: it was dropped`);
+  }
+  await removeLeftovers(files, folder, descriptor);
+  const name = volumeFile(folder, descriptor);
+  const file = await files.open(name, "write");
+  let deletes: DeleteLog | undefined;
+  try {
+    const superblock = await readSuperblock(file, name, descriptor);
+    deletes = await DeleteLog.open(files, deleteLogFile(folder, volume), {
+      ...superblock,
+      recordsMin: descriptor.deleteRecords ?? 0,
+    });
+    const found = await findNeedles(environment, { file, descriptor, superblock });
+    const { recovered, index, keys, end, checkpointed } = found;
+    // Only what was acknowledged can have been deleted: a lost tail shows here if nowhere else.
+    const isShort = deletes.highest >= index.count;
+    const isDamaged = isShort || found.damage.length > 0;
+    if (descriptor.state === "open" && !isDamaged && recovered !== undefined) {
+      const sizeBytes = await file.sizeBytes();
+      await setAside(environment, { file, descriptor, from: recovered.tail, to: sizeBytes });
+      await settleTail(file, recovered, sizeBytes);
+    }
+    return {
+      generation: new Generation(superblock, file, index),
+      descriptor: { ...descriptor, epoch: Math.max(descriptor.epoch, end.epoch) },
+      deletes,
+      keys,
+      end,
+      damagedBytes:
+        found.damage.reduce((sum, { length }) => sum + length, 0) + deletes.damagedBytes,
+      checkpointed,
+      isDamaged,
+      trashBytes: await measureTrash(files, folder, descriptor),
+    };
+  } catch (error) {
+    await deletes?.close();
+    await file.close();
+    throw error;
+  }
+}
+
+async function readDescriptor(
+  files: FileSystem,
+  folder: string,
+  volume: number,
+): Promise<Descriptor> {
+  const name = descriptorFile(folder, volume);
+  const bytes = await files.readWhole(name);
+  if (bytes === undefined) {
+    throw new Failure("not-found", `Cannot open volume ${volume}: it has no descriptor`);
+  }
+  return decodeDescriptor(bytes, name);
+}
+
+async function readSuperblock(
+  file: FileHandle,
+  name: string,
+  { volume, uuid, generation }: Descriptor,
+): Promise<Superblock> {
+  const start = Buffer.alloc(superblockBytes);
+  await file.read(start, 0);
+  const superblock = decodeSuperblock(start, name);
+  if (
+    superblock.volume !== volume ||
+    superblock.uuid.toString("hex") !== uuid ||
+    superblock.generation !== generation
+  ) {
+    throw new Failure(
+      "corrupt",
+      `Cannot open volume ${volume}: ${name} belongs to another volume or generation`,
+    );
+  }
+  return superblock;
+}
+
+/** What the descriptor does not name was left by an operation that a crash cut short. */
+async function removeLeftovers(
+  files: FileSystem,
+  folder: string,
+  { volume, generation, trash = [] }: Descriptor,
+): Promise<void> {
+  for (const name of await files.list(folder)) {
+    const parsed = parseGenerationFile(name, volume);
+    if (parsed === undefined || parsed.kind === "aside") continue;
+    const isKept = trash.some((entry) => entry.generation === parsed.generation);
+    const isCurrent = parsed.generation === generation && !name.endsWith(".new");
+    if (isCurrent || (isKept && parsed.kind === "volume")) continue;
+    await files.remove(`${folder}/${name}`);
+  }
+}
+
+/** Removes all files of a volume, the descriptor last: until then it says that the volume was dropped. */
+export async function removeVolume(
+  files: FileSystem,
+  folder: string,
+  volume: number,
+): Promise<void> {
+  for (const name of await files.list(folder)) {
+    if (parseGenerationFile(name, volume) !== undefined) await files.remove(`${folder}/${name}`);
+  }
+  await files.remove(deleteLogFile(folder, volume));
+  await files.remove(descriptorFile(folder, volume));
+}
+
+interface FoundNeedles {
+  index: OffsetIndex | SealedIndex;
+  keys: KeyIndex | undefined;
+  end: VolumeTail;
+  damage: { offset: number; length: number }[];
+  checkpointed: { tail: number; count: number };
+  /** If the volume itself was read: what was found beyond the checkpoint. */
+  recovered: RecoveredVolume | undefined;
+}
+
+/** What lies in the volume: from its checkpoint as far as that reaches, from the volume itself beyond. */
+async function findNeedles(
+  environment: VolumeEnvironment,
+  {
+    file,
+    descriptor,
+    superblock,
+  }: { file: FileHandle; descriptor: Descriptor; superblock: Superblock },
+): Promise<FoundNeedles> {
+  const { files, folder, note } = environment;
+  const { volume, sealedLength } = descriptor;
+  const fileBytes = await file.sizeBytes();
+  let checkpoint: Checkpoint | undefined;
+  try {
+    checkpoint = await readCheckpoint(files, checkpointFile(folder, superblock), superblock);
+  } catch (error) {
+    if (!(error instanceof Failure)) throw error;
+    note?.("a checkpoint is damaged and made anew", { volume, reason: error.message });
+  }
+  const acknowledgedBytes = Math.max(
+    sealedLength ?? descriptor.closedLength ?? 0,
+    checkpoint?.tail ?? 0,
+  );
+  if (
+    checkpoint !== undefined &&
+    checkpoint.tail > Math.min(fileBytes, sealedLength ?? fileBytes)
+  ) {
+    note?.("a checkpoint reaches beyond its volume", { volume, tail: checkpoint.tail, fileBytes });
+    checkpoint = undefined;
+  }
+  if (checkpoint?.index instanceof SealedIndex) {
+    const { index, keys, ...end } = checkpoint;
+    if (end.tail === sealedLength) {
+      const checkpointed = { tail: end.tail, count: index.count };
+      return { index, keys, end, damage: [], checkpointed, recovered: undefined };
+    }
+    checkpoint = undefined;
+  }
+  const from = checkpoint as (VolumeTail & { index: OffsetIndex }) | undefined;
+  const checkpointed = { tail: from?.tail ?? superblockBytes, count: from?.index.count ?? 0 };
+  const recovered = await recoverVolume({
+    file,
+    sizeBytes: Math.min(fileBytes, sealedLength ?? fileBytes),
+    acknowledgedBytes,
+    firstFree: superblock.firstFree,
+    hasReservations: superblock.class === "native" && superblock.generation === 0,
+    identity: superblock,
+    seeds: new ChecksumSeeds(superblock),
+    from,
+    progress: (doneBytes, totalBytes) =>
+      note?.("a volume is being read to find its needles", { volume, doneBytes, totalBytes }),
+  });
+  recovered.index.skipTo(superblock.firstFree);
+  const { index, tail, lastDigest, epoch, dataBytes, lastTimeMs, damage } = recovered;
+  const keys = superblock.hasSparseKeys ? await readKeys(file, recovered, superblock) : undefined;
+  const end = { tail, lastDigest, epoch, dataBytes, lastTimeMs };
+  return { index, keys, end, damage, checkpointed, recovered };
+}
+
+/** Bytes of generations that are kept for a while. */
+export async function measureTrash(
+  files: FileSystem,
+  folder: string,
+  { volume, trash = [] }: Descriptor,
+): Promise<number> {
+  let bytes = 0;
+  for (const { generation } of trash) {
+    try {
+      const file = await files.open(volumeFile(folder, { volume, generation }), "read");
+      bytes += await file.sizeBytes();
+      await file.close();
+    } catch (error) {
+      // Somebody has emptied it by hand.
+      if (systemErrorCode(error) !== "ENOENT") throw error;
+    }
+  }
+  return bytes;
+}
+
+/** Keeps what recovery is about to cut off, if it is more than blanks: nobody was told that it was stored. */
+async function setAside(
+  { files, folder, clock, note }: VolumeEnvironment,
+  {
+    file,
+    descriptor,
+    from,
+    to,
+  }: { file: FileHandle; descriptor: Descriptor; from: number; to: number },
+): Promise<void> {
+  if (to <= from || (await isBlank(file, from, to))) return;
+  const name = asideFile(folder, descriptor, { offset: from, timeMs: Math.floor(clock.nowMs()) });
+  await files.remove(name);
+  const aside = await files.open(name, "create");
+  try {
+    for await (const { at, piece } of piecesOf(file, from, to))
+      await aside.write([piece], at - from);
+    await aside.syncData();
+  } finally {
+    await aside.close();
+  }
+  await files.syncFolder(folder);
+  note?.("bytes that were never acknowledged are set aside", { file: name, bytes: to - from });
+}
+
+async function isBlank(file: FileHandle, from: number, to: number): Promise<boolean> {
+  for await (const { piece } of piecesOf(file, from, to)) {
+    if (piece.some((byte) => byte !== 0)) return false;
+  }
+  return true;
+}
+
+const pieceBytes = 4 * 1_048_576;
+
+async function* piecesOf(
+  file: FileHandle,
+  from: number,
+  to: number,
+): AsyncGenerator<{ at: number; piece: Buffer }> {
+  for (let at = from; at < to; at += pieceBytes) {
+    const piece = Buffer.alloc(Math.min(pieceBytes, to - at));
+    await file.read(piece, at);
+    yield { at, piece };
+  }
+}

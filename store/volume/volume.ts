@@ -1,0 +1,859 @@
+/**
+ * One volume: an append-only data file, an index of where each needle in it lies, and the delete log.
+ *
+ * Invariants:
+ * - Bytes before `tail` never change. There is one writer at a time (volume-writer.ts); readers take no
+ *   lock, and never wait for sealing, checkpoints or compaction.
+ * - It takes appends only under an epoch that the directory gave to this run of the process, and never
+ *   again after a write or a sync failed.
+ * - The descriptor decides which generation counts: another generation's files are leftovers or trash.
+ */
+
+import assert from "node:assert/strict";
+import { Failure, messageOf } from "../../base/failure.ts";
+import type { Fid } from "../../base/fid.ts";
+import type { VolumeStatus } from "../../directory/client.ts";
+import { type Checkpoint, encodeCheckpoint } from "./checkpoint.ts";
+import { compactInto } from "./compaction.ts";
+import { DeleteLog } from "./delete-log.ts";
+import { type Descriptor, writeDescriptor } from "./descriptor.ts";
+import { Generation } from "./generation.ts";
+import type { KeyIndex } from "./key-index.ts";
+import {
+  dataBytesMax,
+  decodeHead,
+  headLength,
+  metadataBytesMax,
+  type NeedleHead,
+} from "./needle.ts";
+import { NeedleReader } from "./needle-reader.ts";
+import { OffsetIndex } from "./offset-index.ts";
+import { ReadBuffers } from "./read-buffers.ts";
+import type { VolumeTail } from "./recovery.ts";
+import { type ScrubFinding, type ScrubOptions, scrubVolume } from "./scrub.ts";
+import { SealedIndex } from "./sealed-index.ts";
+import { encodeSuperblock, type Superblock } from "./superblock.ts";
+import type { VolumeEnvironment } from "./volume-environment.ts";
+import {
+  checkpointFile,
+  deleteLogFile,
+  descriptorFile,
+  parseGenerationFile,
+  refuseToReplace,
+  volumeFile,
+} from "./volume-files.ts";
+import { measureTrash, type OpenedFiles, openVolumeFiles, removeVolume } from "./volume-opening.ts";
+import { type Blob, type Durability, type ReservedPlace, VolumeWriter } from "./volume-writer.ts";
+import { Warmth } from "./warmth.ts";
+
+export type { Blob, Durability, ReservedPlace } from "./volume-writer.ts";
+
+export interface CompactionOrder {
+  /** The generation to make: one more than the volume has. */
+  generation: number;
+  /** Needles with a TTL that ended before this moment are dropped. */
+  ttlCutoffMs: number;
+  /** Bytes a second to read, 0 for no limit. */
+  rateBytes: number;
+  /** Whether the old generation is removed at once, not kept in the trash for a while. */
+  purge: boolean;
+}
+
+export interface CompactionResult {
+  copiedBytes: number;
+  freedBytes: number;
+}
+
+/** What runs on a volume besides reads and appends: one at a time. */
+export interface Operation {
+  kind: "compact" | "verify" | "import";
+  doneBytes: number;
+  totalBytes: number;
+}
+
+/** A needle up to this size is read whole in one go; the head of a larger one takes this much. */
+const wholeReadBytesMax = 1_048_576;
+const headReadBytes = 65_536;
+/** Up to here copying from the page cache takes less time than handing the read to a thread. */
+const warmReadBytesMax = 65_536;
+
+// A checkpoint costs about as much as the index has bytes: worth it once a good part of it is new.
+const checkpointAfter = { needles: 131_072, share: 1 / 4, bytes: 1_073_741_824 };
+/** At a stop in good order; what is less is read again faster than written. */
+const checkpointAtClose = { needles: 4_096, bytes: 67_108_864 };
+
+export class Volume {
+  readonly #environment: VolumeEnvironment;
+  readonly #deletes: DeleteLog;
+  readonly #warmth: Warmth;
+  readonly #buffers = new ReadBuffers();
+  #keys: KeyIndex | undefined;
+  #generation: Generation;
+  #descriptor: Descriptor;
+  /** While the volume is open. */
+  #writer: VolumeWriter | undefined;
+  #end: VolumeTail;
+  #damagedBytes: number;
+  #deadBytes = 0;
+  /** Whether the directory gave the current epoch to this run. */
+  #hasEpoch = false;
+  #closed: Failure | undefined;
+  #operation: Operation | undefined;
+  #operating: Promise<unknown> = Promise.resolve();
+  #describing: Promise<void> = Promise.resolve();
+  /** Whether the descriptor on disk is the one in memory: after a failed change it may be either. */
+  #isDescribed = true;
+  #trashBytes = 0;
+  /** Where the last checkpoint ends, in bytes and in ordinals. */
+  #checkpointed: { tail: number; count: number };
+  /** Sealing's afterwork and checkpoints, one after the other. */
+  #background: Promise<void> = Promise.resolve();
+  #isCheckpointing = false;
+  readonly #stopping = new AbortController();
+  /** Puts of reserved ordinals that are on their way. */
+  readonly #arriving = new Map<number, Promise<unknown>>();
+  readonly #lastCounts = { syncs: 0, appends: 0 };
+
+  private constructor(
+    environment: VolumeEnvironment,
+    parts: Omit<OpenedFiles, "isDamaged" | "trashBytes"> & { limitBytes: number },
+  ) {
+    this.#environment = environment;
+    this.#warmth = new Warmth(environment.clock);
+    this.#generation = parts.generation;
+    this.#descriptor = parts.descriptor;
+    this.#deletes = parts.deletes;
+    this.#keys = parts.keys;
+    this.#end = parts.end;
+    this.#damagedBytes = parts.damagedBytes;
+    this.#checkpointed = parts.checkpointed;
+    const { index } = parts.generation;
+    if (parts.descriptor.state === "open" && index instanceof OffsetIndex) {
+      this.#writer = new VolumeWriter({
+        environment,
+        generation: parts.generation,
+        index,
+        tail: parts.end,
+        limitBytes: parts.limitBytes,
+        epoch: () => this.#descriptor.epoch,
+        refusal: () => this.#refusal(),
+        onAppend: (ordinal) => this.#warmth.touch(ordinal),
+        onBatch: () => this.#considerCheckpoint(),
+      });
+    }
+    this.#deadBytes = this.#measureDead();
+  }
+
+  /** Makes an empty volume on disk. Done again after a crash it goes on where it was. */
+  static async create(
+    environment: VolumeEnvironment,
+    superblock: Superblock,
+    { members, limitBytes }: { members: string[]; limitBytes: number },
+  ): Promise<Volume> {
+    const { files, folder } = environment;
+    const { volume, uuid, generation } = superblock;
+    await refuseToReplace(files, folder, superblock);
+    await files.replace(volumeFile(folder, superblock), encodeSuperblock(superblock));
+    await DeleteLog.create(files, deleteLogFile(folder, volume), superblock);
+    // The descriptor comes last: a volume is there when it has one.
+    await writeDescriptor(files, descriptorFile(folder, volume), {
+      format: 1,
+      volume,
+      uuid: uuid.toString("hex"),
+      generation,
+      epoch: 0,
+      members,
+      state: "open",
+    });
+    return await Volume.open(environment, volume, limitBytes);
+  }
+
+  /**
+   * Opens a volume and recovers it: afterwards all that was acknowledged is readable. Fails with
+   * `not-found` if there is none, or only what was left of one that was dropped; with `corrupt` if it
+   * can't be read.
+   */
+  static async open(
+    environment: VolumeEnvironment,
+    volume: number,
+    limitBytes: number,
+  ): Promise<Volume> {
+    const { isDamaged, trashBytes, ...parts } = await openVolumeFiles(environment, volume);
+    const opened = new Volume(environment, { ...parts, limitBytes });
+    opened.#trashBytes = trashBytes;
+    if (isDamaged) {
+      opened.#close(
+        new Failure(
+          "unavailable",
+          `Cannot append to volume ${volume}: it is damaged below its tail`,
+        ),
+      );
+    }
+    if (parts.descriptor.state === "sealed") opened.#shrinkLater();
+    return opened;
+  }
+
+  get superblock(): Superblock {
+    return this.#generation.superblock;
+  }
+
+  /** What runs on the volume now, besides reads and appends. */
+  get operation(): Operation | undefined {
+    return this.#operation;
+  }
+
+  /** What the volume was last told about itself, as it lies beside it. */
+  get descriptor(): Readonly<Descriptor> {
+    return this.#descriptor;
+  }
+
+  /** When every byte was last verified, or when there was none yet. */
+  get scrubbedMs(): number {
+    return this.#descriptor.scrubbedMs ?? this.superblock.createdMs;
+  }
+
+  /** Bytes that wait to be written. */
+  get queueBytes(): number {
+    return this.#writer?.queueBytes ?? 0;
+  }
+
+  get counts(): { syncs: number; appends: number } {
+    return this.#writer?.counts ?? this.#lastCounts;
+  }
+
+  /** Bytes in memory for finding needles: index, deletes and keys. */
+  get indexBytes(): number {
+    const keyBytes = this.#keys?.memoryBytes ?? 0;
+    return this.#generation.index.memoryBytes + this.#deletes.deleted.memoryBytes + keyBytes;
+  }
+
+  report(): VolumeStatus {
+    const { volume, uuid, generation, createdMs, ttlSeconds, hasSparseKeys } = this.superblock;
+    const end = this.#tail();
+    return {
+      volume,
+      class: this.superblock.class,
+      uuid: uuid.toString("hex"),
+      generation,
+      epoch: this.#descriptor.epoch,
+      state: this.#descriptor.state === "open" ? "open" : "sealed",
+      isWritable: this.#writer !== undefined && this.#appendRefusal() === undefined,
+      closedBecause: this.#writer?.failure?.message ?? this.#closed?.message,
+      lengthBytes: end.tail,
+      dataBytes: end.dataBytes,
+      needleCount: this.#generation.index.count,
+      deletedCount: this.#deletes.deleted.size,
+      damagedBytes: this.#damagedBytes,
+      deadBytes: this.#deadBytes,
+      ttlSeconds,
+      expiresMs: ttlSeconds === 0 ? 0 : end.lastTimeMs + ttlSeconds * 1_000,
+      scrubbedMs: this.#descriptor.scrubbedMs ?? 0,
+      createdMs,
+      trashBytes: this.#trashBytes,
+      hasSparseKeys,
+      operation: this.#operation,
+    };
+  }
+
+  /** Stores a blob; returns its fid once it is as durable as asked. */
+  async append(blob: Blob, durability: Durability = "disk"): Promise<Fid> {
+    const [fid] = await this.appendAll([blob], durability);
+    assert(fid !== undefined, "each blob gets a fid");
+    return fid;
+  }
+
+  /** Stores blobs in ordinals that follow each other, all or nothing. */
+  async appendAll(blobs: readonly Blob[], durability: Durability = "disk"): Promise<Fid[]> {
+    if (blobs.length === 0) return [];
+    return await this.#open().append(blobs, durability);
+  }
+
+  /** Reserves ordinals that follow each other; returns the first. They are given out by the caller. */
+  async reserve(count: number): Promise<number> {
+    assert(count > 0 && count <= reservedCountMax);
+    return await this.#open().reserve(count);
+  }
+
+  /**
+   * Stores a blob at an ordinal that was reserved. Once: the same bytes again change nothing, others fail
+   * with `conflict`; an ordinal that was never reserved fails with `not-found`. That the cookie is the
+   * reserved one is for the caller to check.
+   */
+  async put(place: ReservedPlace, blob: Blob, durability: Durability = "disk"): Promise<Fid> {
+    const { volume } = this.superblock;
+    const { ordinal, cookie } = place;
+    const fid = { volume, ordinal, cookie };
+    // Whoever comes while the first is on its way sees what became of that one.
+    for (;;) {
+      const other = this.#arriving.get(ordinal);
+      if (other === undefined) break;
+      await other.catch(() => undefined);
+    }
+    const { index } = this.#generation;
+    if (ordinal >= index.count) {
+      throw new Failure(
+        "not-found",
+        `Cannot store blob ${ordinal} of volume ${volume}: it is not reserved`,
+      );
+    }
+    if (index.get(ordinal) !== undefined) {
+      if (await this.#holds(place, blob)) return fid;
+      throw new Failure(
+        "conflict",
+        `Cannot store blob ${ordinal} of volume ${volume}: it was stored before, and blobs are written once`,
+      );
+    }
+    const writing = this.#open().append([blob], durability, place);
+    this.#arriving.set(ordinal, writing);
+    try {
+      await writing;
+    } finally {
+      this.#arriving.delete(ordinal);
+    }
+    return fid;
+  }
+
+  /** The ordinal of a key of a volume with sparse keys. */
+  ordinalOf(key: bigint): number | undefined {
+    const ordinal = this.#keys?.find(key) ?? -1;
+    return ordinal < 0 ? undefined : ordinal;
+  }
+
+  /** The key of an ordinal: itself, unless the volume has sparse keys. */
+  keyOf(ordinal: number): bigint {
+    return this.#keys?.get(ordinal) ?? BigInt(ordinal);
+  }
+
+  /**
+   * Obeys a new epoch from now on: waits for the batch in flight, then makes the epoch durable. An epoch
+   * that is not newer than one obeyed before is refused.
+   */
+  async beginEpoch(epoch: number): Promise<void> {
+    if (this.#hasEpoch && epoch === this.#descriptor.epoch) return; // the same order again
+    if (epoch <= this.#descriptor.epoch) {
+      throw new Failure(
+        "conflict",
+        `Cannot begin epoch ${epoch} of volume ${this.superblock.volume}: it has obeyed epoch ${this.#descriptor.epoch}`,
+      );
+    }
+    this.#hasEpoch = false;
+    await this.#writer?.settle();
+    await this.#describe({ epoch, closedLength: undefined });
+    this.#hasEpoch = true;
+  }
+
+  /** Ends the open life: at its tail, which is what was acknowledged. `keys` is for sparse keys. */
+  async seal(keys?: KeyIndex): Promise<void> {
+    const writer = this.#writer;
+    if (this.#descriptor.state !== "open") return;
+    this.#keys = keys ?? this.#keys;
+    this.#hasEpoch = false;
+    await writer?.settle();
+    const end = this.#tail();
+    this.#end = end; // before anyone sees that it is sealed, and compacts up to there
+    await this.#describe({ state: "sealed", sealedLength: end.tail, closedLength: undefined });
+    if (writer !== undefined) Object.assign(this.#lastCounts, writer.counts);
+    this.#writer = undefined;
+    this.#shrinkLater();
+  }
+
+  /** The needle, with its head verified, or undefined if there is none for that ordinal and cookie. */
+  find(
+    ordinal: number,
+    cookie: number,
+    { deletedToo = false }: { deletedToo?: boolean } = {},
+  ): NeedleReader | undefined | Promise<NeedleReader | undefined> {
+    const generation = this.#generation;
+    const offset = generation.index.get(ordinal);
+    if (offset === undefined) return undefined;
+    if (!deletedToo && this.#deletes.deleted.has(ordinal)) return undefined;
+    // The length is not kept in memory: the next needle's offset bounds it.
+    const bound = (generation.index.bound(ordinal) ?? this.#tail().tail) - offset;
+    const bytes = this.#buffers.take(bound <= wholeReadBytesMax ? bound : headReadBytes);
+    const count = this.#readWarm(generation, { ordinal, offset, bytes });
+    const wanted = { generation, ordinal, cookie, offset, bytes };
+    if (count !== undefined) {
+      const read = bytes.subarray(0, count);
+      const head = decodeHead(read, offset, generation.superblock, generation.seeds);
+      if (head !== undefined) return this.#reader(wanted, head, read);
+    }
+    return this.#findAfterReading(wanted);
+  }
+
+  /** Deletes a needle for ever. Returns its length before the codec, or undefined if it was not there. */
+  async delete(ordinal: number, cookie: number): Promise<number | undefined> {
+    const needle = await this.find(ordinal, cookie);
+    if (needle === undefined) return undefined;
+    const { contentLength, length, offset } = needle.head;
+    needle.close();
+    // A delete on the disk of a needle that never got there would look like a lost needle.
+    await this.#writer?.sync(offset);
+    if (this.#generation.index.get(ordinal) === undefined) return undefined;
+    const isNew = await this.#deletes.add(ordinal, this.#environment.clock.nowMs());
+    if (isNew) this.#deadBytes += length;
+    return contentLength;
+  }
+
+  isDeleted(ordinal: number): boolean {
+    return this.#deletes.deleted.has(ordinal);
+  }
+
+  /** Holds on to the current generation while `use` reads from it. */
+  async read<Result>(
+    use: (generation: Generation, end: number) => Promise<Result>,
+  ): Promise<Result> {
+    const generation = this.#generation;
+    generation.retain();
+    try {
+      return await use(generation, this.#tail().tail);
+    } finally {
+      generation.release();
+    }
+  }
+
+  /**
+   * Rewrites a sealed volume as its next generation, without what was deleted. Reads and deletes go on.
+   * Fails with `corrupt` on a record that can't be verified, and leaves all as it was.
+   */
+  async compact(order: CompactionOrder): Promise<CompactionResult> {
+    const source = this.#generation;
+    const { volume, generation } = source.superblock;
+    const refuse = (why: string) =>
+      new Failure("conflict", `Cannot compact volume ${volume}: ${why}`);
+    if (order.generation === generation) return { copiedBytes: 0, freedBytes: 0 }; // done before
+    if (order.generation !== generation + 1) throw refuse(`it is in generation ${generation}`);
+    if (this.#descriptor.state !== "sealed") throw refuse("it is not sealed");
+    if (this.#damagedBytes > 0) {
+      // What can't be read now may be readable elsewhere, or by somebody's patience: not after this.
+      throw new Failure("corrupt", `Cannot compact volume ${volume}: it is damaged`);
+    }
+    return await this.#operate("compact", async (operation) => {
+      await this.#background; // the sealed index, which is being made
+      return await this.#compactTo(source, order, operation);
+    });
+  }
+
+  /** Reads and verifies every byte; returns what does not verify. */
+  async scrub(options: Pick<ScrubOptions, "rateBytes">): Promise<ScrubFinding[]> {
+    return await this.#operate("verify", async (operation) => {
+      await this.#writer?.settle().catch(() => undefined);
+      // As it is now: sealed while it is read, it would be given the digest of a shorter volume.
+      const wasSealed = this.#descriptor.state === "sealed";
+      const found = await this.read((generation, end) =>
+        scrubVolume({
+          ...options,
+          generation,
+          end,
+          isDeleted: (ordinal) => this.isDeleted(ordinal),
+          signal: this.#stopping.signal,
+          progress: (doneBytes, totalBytes) => Object.assign(operation, { doneBytes, totalBytes }),
+        }),
+      );
+      const { sealedDigest } = this.#descriptor;
+      const { findings, digest } = found;
+      if (findings.length === 0 && wasSealed && (sealedDigest ?? digest) !== digest) {
+        // Bytes that no checksum covers, between needles; or a needle that somebody has made anew.
+        const why = "the digest of the volume is another than the one written down";
+        findings.push({ offset: 0, length: this.#tail().tail, why });
+      }
+      await this.#describe({
+        scrubbedMs: Math.floor(this.#environment.clock.nowMs()),
+        ...(wasSealed && findings.length === 0 ? { sealedDigest: digest } : {}),
+      });
+      const foundBytes = findings.reduce((sum, { length }) => sum + length, 0);
+      this.#damagedBytes = foundBytes + this.#deletes.damagedBytes;
+      return findings;
+    });
+  }
+
+  /** Removes what was kept of generations that were replaced before `beforeMs`. */
+  async emptyTrash(beforeMs: number): Promise<void> {
+    const { files, folder } = this.#environment;
+    const { trash = [], volume } = this.#descriptor;
+    const isOld = ({ sinceMs }: { sinceMs: number }) => sinceMs < beforeMs;
+    const old = trash.filter(isOld);
+    if (old.length > 0) {
+      // First from the descriptor: a start removes what it does not name.
+      await this.#describe((before) => ({ trash: before.trash?.filter((each) => !isOld(each)) }));
+      for (const { generation } of old) {
+        await files.remove(volumeFile(folder, { volume, generation }));
+      }
+      this.#trashBytes = await measureTrash(files, folder, this.#descriptor);
+    }
+    for (const name of await files.list(folder)) {
+      const parsed = parseGenerationFile(name, volume);
+      if (parsed?.kind === "aside" && parsed.asideMs < beforeMs) {
+        await files.remove(`${folder}/${name}`);
+      }
+    }
+  }
+
+  /** Removes the volume with all its files; done again after a crash it goes on where it was. */
+  async drop(): Promise<void> {
+    const { files, folder } = this.#environment;
+    this.#stopping.abort(new Failure("not-found", "Cannot go on: the volume was dropped"));
+    this.#hasEpoch = false;
+    this.#close(
+      new Failure(
+        "not-found",
+        `Cannot append to volume ${this.#descriptor.volume}: it was dropped`,
+      ),
+    );
+    await this.#writer?.settle();
+    await this.#describe({ state: "dropped" });
+    await this.#stop();
+    await removeVolume(files, folder, this.#descriptor.volume);
+  }
+
+  /** Waits for the afterwork of sealing and for checkpoints. */
+  async settled(): Promise<void> {
+    await this.#background;
+  }
+
+  /** Waits for what is being written, and closes the files. */
+  async close(): Promise<void> {
+    const isSound = this.#appendRefusal() === undefined && this.#hasEpoch;
+    this.#close(
+      new Failure("unavailable", "Cannot append: the store is stopping", { retryAfterSeconds: 1 }),
+    );
+    this.#stopping.abort(new Failure("unavailable", "Cannot go on: the store is stopping"));
+    await this.#writer?.settle();
+    if (isSound && this.#writer?.hasFailed !== true) {
+      const { tail } = this.#tail();
+      const count = this.#generation.index.count - this.#checkpointed.count;
+      const bytes = tail - this.#checkpointed.tail;
+      const { checkpointNeedles = checkpointAtClose.needles } = this.#environment;
+      if (count >= checkpointNeedles || bytes >= checkpointAtClose.bytes) {
+        await this.#checkpoint();
+      }
+      await this.#describe({ closedLength: tail });
+    }
+    await this.#stop();
+  }
+
+  async #stop(): Promise<void> {
+    await this.#operating;
+    await this.#background;
+    await this.#deletes.close();
+    await this.#generation.close();
+  }
+
+  #tail(): VolumeTail {
+    return this.#writer?.tail ?? this.#end;
+  }
+
+  #open(): VolumeWriter {
+    if (this.#writer !== undefined && this.#closed === undefined) return this.#writer;
+    const { volume } = this.superblock;
+    throw (
+      this.#closed ?? new Failure("unavailable", `Cannot append to volume ${volume}: it is sealed`)
+    );
+  }
+
+  #close(failure: Failure): void {
+    this.#closed ??= failure;
+    this.#writer?.end(failure);
+  }
+
+  #appendRefusal(): Failure | undefined {
+    return this.#writer?.failure ?? this.#closed ?? this.#refusal();
+  }
+
+  #refusal(): Failure | undefined {
+    if (!this.#hasEpoch) {
+      return new Failure(
+        "unavailable",
+        `Cannot append to volume ${this.superblock.volume}: it waits for an epoch of its own`,
+        { retryAfterSeconds: 1 },
+      );
+    }
+    return this.#environment.refusal();
+  }
+
+  /** Whether the needle at `place` is `blob`, byte for byte. */
+  async #holds({ ordinal, cookie }: ReservedPlace, { data, codec = 0 }: Blob): Promise<boolean> {
+    const needle = await this.find(ordinal, cookie);
+    if (needle === undefined) return false;
+    try {
+      const { dataLength, codec: storedCodec } = needle.head;
+      if (dataLength !== data.length || storedCodec !== codec) return false;
+      const stored = needle.whole();
+      if (stored !== undefined) return stored.equals(data);
+      let at = 0;
+      for await (const piece of needle.pieces(0, dataLength)) {
+        if (!piece.equals(data.subarray(at, at + piece.length))) return false;
+        at += piece.length;
+      }
+      return true;
+    } finally {
+      needle.close();
+    }
+  }
+
+  #isExpired({ timeMs, ttlSeconds }: NeedleHead): boolean {
+    return ttlSeconds > 0 && this.#environment.clock.nowMs() > timeMs + ttlSeconds * 1_000;
+  }
+
+  /** What it read if the needle is likely in the page cache and small; undefined if it has to wait. */
+  #readWarm(
+    { file }: Generation,
+    { ordinal, offset, bytes }: { ordinal: number; offset: number; bytes: Buffer },
+  ): number | undefined {
+    if (bytes.length > warmReadBytesMax) return undefined;
+    const { clock } = this.#environment;
+    if (!this.#warmth.isWarm(ordinal)) {
+      this.#warmth.touch(ordinal);
+      return undefined;
+    }
+    const startedMs = clock.monotonicMs();
+    const count = file.readNow(bytes, offset);
+    this.#warmth.learn(clock.monotonicMs() - startedMs);
+    return count;
+  }
+
+  async #findAfterReading(wanted: WantedNeedle): Promise<NeedleReader | undefined> {
+    const { generation, ordinal, offset, bytes } = wanted;
+    const { file, superblock, seeds } = generation;
+    generation.retain();
+    try {
+      let read = bytes.subarray(0, await file.read(bytes, offset));
+      let head = decodeHead(read, offset, superblock, seeds);
+      if (head === undefined) {
+        // A head longer than the first read is rare, and looks like damage until it is read whole.
+        const longest = headLength({ metadataLength: metadataBytesMax, dataLength: dataBytesMax });
+        read = Buffer.allocUnsafe(longest);
+        read = read.subarray(0, await file.read(read, offset));
+        head = decodeHead(read, offset, superblock, seeds);
+      }
+      if (head === undefined) {
+        throw new Failure(
+          "corrupt",
+          `Cannot read needle ${ordinal} of volume ${superblock.volume} at ${offset}: its header does not verify`,
+        );
+      }
+      return this.#reader(wanted, head, read);
+    } finally {
+      generation.release();
+    }
+  }
+
+  #reader(
+    { generation, ordinal, cookie, bytes }: WantedNeedle,
+    head: NeedleHead,
+    headBytes: Buffer,
+  ): NeedleReader | undefined {
+    assert.equal(head.ordinal, ordinal, "the index points at the needle it was given");
+    const giveBack = () => this.#buffers.giveBack(bytes);
+    if (head.cookie !== cookie || this.#isExpired(head)) {
+      giveBack();
+      return undefined;
+    }
+    return new NeedleReader({ head, bytes: headBytes, generation, giveBack });
+  }
+
+  /** Changes the descriptor on disk, one change after the other. */
+  #describe(
+    change: Partial<Descriptor> | ((before: Descriptor) => Partial<Descriptor>),
+  ): Promise<void> {
+    const { files, folder } = this.#environment;
+    const turn = this.#describing.then(async () => {
+      const before = this.#descriptor;
+      const descriptor = {
+        ...before,
+        deleteRecords: this.#deletes.recordCount,
+        ...(typeof change === "function" ? change(before) : change),
+      };
+      this.#isDescribed = false;
+      await writeDescriptor(files, descriptorFile(folder, descriptor.volume), descriptor);
+      this.#isDescribed = true;
+      this.#descriptor = descriptor;
+    });
+    this.#describing = turn.catch(() => undefined);
+    return turn;
+  }
+
+  async #operate<Result>(
+    kind: Operation["kind"],
+    run: (operation: Operation) => Promise<Result>,
+  ): Promise<Result> {
+    const { volume } = this.superblock;
+    if (this.#operation !== undefined) {
+      const other = this.#operation.kind;
+      throw new Failure("busy", `Cannot ${kind} volume ${volume} now: it runs ${other}`);
+    }
+    const operation = { kind, doneBytes: 0, totalBytes: this.#tail().tail };
+    this.#operation = operation;
+    const running = run(operation);
+    this.#operating = running.catch(() => undefined);
+    try {
+      return await running;
+    } finally {
+      this.#operation = undefined;
+    }
+  }
+
+  async #compactTo(
+    source: Generation,
+    { generation, ttlCutoffMs, rateBytes, purge }: CompactionOrder,
+    operation: Operation,
+  ): Promise<CompactionResult> {
+    const { files, folder, clock } = this.#environment;
+    const { volume } = source.superblock;
+    const superblock = { ...source.superblock, generation, firstFree: source.index.count };
+    const name = volumeFile(folder, superblock);
+    const before = this.#end;
+    // What is about to be removed must not be what the disk takes for the current generation.
+    if (!this.#isDescribed) await this.#describe({});
+    await files.remove(name);
+    const file = await files.open(name, "create");
+    let made: Awaited<ReturnType<typeof compactInto>>;
+    try {
+      made = await compactInto({
+        source,
+        sourceEnd: before.tail,
+        epoch: this.#descriptor.epoch,
+        target: file,
+        superblock,
+        deleted: this.#deletes.deleted.copy(),
+        ttlCutoffMs,
+        rateBytes,
+        signal: this.#stopping.signal,
+        progress: (doneBytes) => Object.assign(operation, { doneBytes }),
+      });
+      await file.syncData();
+      await files.syncFolder(folder);
+    } catch (error) {
+      await file.close();
+      await files.remove(name).catch(() => undefined); // or at the next start
+      throw error;
+    }
+    const target = new Generation(superblock, file, made.index);
+    const { end, leaves } = made;
+    await this.#writeCheckpoint(target, { ...end, index: made.index, keys: this.#keys, leaves });
+    const sinceMs = Math.floor(clock.nowMs());
+    const replaced = source.superblock.generation;
+    try {
+      // This is the switch: before it a crash leaves the old generation, after it the new one.
+      await this.#describe(({ trash = [] }) => ({
+        generation,
+        sealedLength: end.tail,
+        sealedDigest: made.digest,
+        scrubbedMs: sinceMs,
+        trash: purge ? trash : [...trash, { generation: replaced, sinceMs }],
+      }));
+    } catch (error) {
+      await target.close();
+      throw error; // which of the two a start will find is open: both are whole, and both are left
+    }
+    this.#generation = target;
+    this.#end = end;
+    this.#checkpointed = { tail: end.tail, count: made.index.count };
+    this.#deadBytes = this.#measureDead();
+    source.release();
+    await files.remove(checkpointFile(folder, { volume, generation: replaced }));
+    if (purge) await files.remove(volumeFile(folder, { volume, generation: replaced }));
+    this.#trashBytes = await measureTrash(files, folder, this.#descriptor);
+    return { copiedBytes: made.copiedBytes, freedBytes: before.tail - end.tail };
+  }
+
+  /** Bytes of needles that are deleted and still in the file. */
+  #measureDead(): number {
+    const { index, superblock } = this.#generation;
+    const { deleted } = this.#deletes;
+    const end = this.#end.tail;
+    // Out of order the next ordinal's offset says nothing: there all offsets are sorted once.
+    const isDisordered = superblock.class === "native" && index instanceof OffsetIndex;
+    const bounds = isDisordered && deleted.size > 0 ? index.sortedBounds(end) : undefined;
+    let bytes = 0;
+    for (const ordinal of deleted) {
+      const offset = index.get(ordinal);
+      if (offset === undefined) continue;
+      const bound = bounds === undefined ? index.bound(ordinal) : bounds(offset);
+      bytes += (bound ?? end) - offset;
+    }
+    return bytes;
+  }
+
+  /** Makes the small index of a sealed volume, and its checkpoint. */
+  #shrinkLater(): void {
+    this.#inBackground(async () => {
+      const generation = this.#generation;
+      const { index } = generation;
+      if (!(index instanceof OffsetIndex)) return;
+      const sealed = await SealedIndex.build({
+        count: index.count,
+        get: (ordinal) => index.get(ordinal),
+        endOffset: this.#end.tail,
+      });
+      // With most needles out of their order the array is the smaller one, until compaction.
+      const small = sealed.memoryBytes < index.memoryBytes ? sealed : index;
+      generation.index = small;
+      // A volume with damage is read anew at each start, so that the damage is told again.
+      if (this.#damagedBytes > 0) return;
+      await this.#writeCheckpoint(generation, { ...this.#end, index: small, keys: this.#keys });
+    });
+  }
+
+  #considerCheckpoint(): void {
+    const writer = this.#writer;
+    if (writer === undefined || this.#isCheckpointing || !writer.isSynced) return;
+    const count = writer.index.count - this.#checkpointed.count;
+    const bytes = writer.tail.tail - this.#checkpointed.tail;
+    const { share } = checkpointAfter;
+    const needles = this.#environment.checkpointNeedles ?? checkpointAfter.needles;
+    const isDue =
+      bytes >= checkpointAfter.bytes ||
+      count >= Math.max(needles, this.#checkpointed.count * share);
+    if (!isDue) return;
+    this.#isCheckpointing = true;
+    this.#inBackground(async () => {
+      await this.#checkpoint();
+      this.#isCheckpointing = false;
+    });
+  }
+
+  /** Writes a checkpoint of the open volume as it is now, if all of it is synced. */
+  async #checkpoint(): Promise<void> {
+    const writer = this.#writer;
+    if (writer === undefined || !writer.isSynced || writer.hasFailed) return;
+    if (this.#damagedBytes > 0) return;
+    await this.#writeCheckpoint(this.#generation, { ...writer.tail, index: writer.index });
+  }
+
+  /** A failure is noted and no more: the volume itself has all that a checkpoint has. */
+  async #writeCheckpoint(generation: Generation, checkpoint: Checkpoint): Promise<void> {
+    const { files, folder, note } = this.#environment;
+    const { superblock } = generation;
+    const count = checkpoint.index.count;
+    try {
+      const isFinal = superblock.class !== "native";
+      const parts = await encodeCheckpoint(superblock, checkpoint, isFinal);
+      await files.replace(checkpointFile(folder, superblock), parts);
+      this.#checkpointed = { tail: checkpoint.tail, count };
+    } catch (error) {
+      note?.("a checkpoint could not be written", {
+        volume: superblock.volume,
+        reason: messageOf(error),
+      });
+    }
+  }
+
+  #inBackground(work: () => Promise<void>): void {
+    this.#background = this.#background.then(work).catch((error: unknown) => {
+      const { volume } = this.superblock;
+      this.#environment.note?.("work on a volume failed", { volume, reason: messageOf(error) });
+    });
+  }
+}
+
+/** More at once would only take memory for what may never be written. */
+export const reservedCountMax = 65_536;
+
+interface WantedNeedle {
+  generation: Generation;
+  ordinal: number;
+  cookie: number;
+  offset: number;
+  /** What the first read goes into. */
+  bytes: Buffer;
+}
