@@ -5,7 +5,7 @@
  * Invariant: the source is only read. A blob that does not verify there is left out and told.
  */
 
-import type { VolumeClass } from "../../directory/client.ts";
+import type { Order, VolumeClass } from "../../directory/client.ts";
 import { encodeContent } from "../volume/codec.ts";
 import { KeyIndex } from "../volume/key-index.ts";
 import { encodeNativeMetadata, etagOf, type NativeMetadata } from "../volume/native-metadata.ts";
@@ -14,18 +14,8 @@ import { type Blob, Volume } from "../volume/volume.ts";
 import type { VolumeEnvironment } from "../volume/volume-environment.ts";
 import { openSeaweedVolume, type SeaweedNeedle } from "./seaweed-volume.ts";
 
-export interface ImportOrder {
-  volume: number;
-  /** 32 hex digits. */
-  uuid: string;
-  /** 16 hex digits. */
-  recordMagic: string;
-  createdMs: number;
-  epoch: number;
-  members: string[];
-  dat: string;
-  idx: string;
-}
+/** What the directory orders, without the number that it goes by. */
+export type ImportOrder = Omit<Extract<Order, { kind: "import" }>, "kind" | "order">;
 
 export interface ImportResult {
   volume: Volume;
