@@ -9,11 +9,11 @@
  */
 
 import { createHash } from "node:crypto";
-import { setImmediate as giveWay } from "node:timers/promises";
 import type { Clock } from "../../base/clock.ts";
 import { Failure, messageOf } from "../../base/failure.ts";
 import type { FileSystem } from "../../base/files.ts";
 import { type Random, seededRandom } from "../../base/random.ts";
+import { type Runtime, systemRuntime } from "../../base/runtime.ts";
 import { type Blob, type Durability, Volume } from "../../store/volume/volume.ts";
 import type { VolumeEnvironment } from "../../store/volume/volume-environment.ts";
 import { contentOf } from "../content.ts";
@@ -102,6 +102,7 @@ export interface EngineLoadOptions {
   task: EngineTask;
   files: FileSystem;
   clock: Clock;
+  runtime?: Runtime | undefined;
   tell: (record: EngineRecord) => void;
 }
 
@@ -110,6 +111,7 @@ export class EngineLoad {
   readonly #environment: VolumeEnvironment;
   readonly #tell: (record: EngineRecord) => void;
   readonly #random: Random;
+  readonly #runtime: Runtime;
   readonly #volumes = new Map<number, Volume>();
   /** Volumes that something is about to end. */
   readonly #closing = new Set<number>();
@@ -121,7 +123,8 @@ export class EngineLoad {
   #nextId: number;
   #nextVolume: number;
 
-  constructor({ task, files, clock, tell }: EngineLoadOptions) {
+  constructor({ task, files, clock, runtime = systemRuntime, tell }: EngineLoadOptions) {
+    this.#runtime = runtime;
     this.#task = task;
     this.#tell = tell;
     this.#random = seededRandom(task.seed);
@@ -131,6 +134,7 @@ export class EngineLoad {
     this.#environment = engineEnvironment({
       files: tellingCheckpoints(files, tell),
       clock,
+      runtime,
       folder: task.folder,
       seed: task.seed + 1,
       checkpointNeedles: 2 + (this.#random.u32() % 60),
@@ -198,7 +202,7 @@ export class EngineLoad {
         error instanceof Failure && (error.kind === "unavailable" || error.kind === "busy");
       const text = `${operation}: ${messageOf(error)}`;
       this.#tell({ type: isOrdinary ? "refused" : "violation", text });
-      await giveWay();
+      await this.#runtime.giveWay();
     }
   }
 
@@ -345,7 +349,7 @@ export class EngineLoad {
     if (id === undefined || volume === undefined) return;
     this.#closing.add(id);
     this.#blobs = this.#blobs.filter((blob) => blob.volume !== id);
-    while ((this.#users.get(id) ?? 0) > 0) await giveWay();
+    while ((this.#users.get(id) ?? 0) > 0) await this.#runtime.giveWay();
     const work: Work = { kind: "drop", volume: id };
     this.#tell({ type: "begun", work });
     await volume.drop();
@@ -450,12 +454,14 @@ export class EngineLoad {
 export function engineEnvironment({
   files,
   clock,
+  runtime,
   folder,
   seed,
   checkpointNeedles,
 }: {
   files: FileSystem;
   clock: Clock;
+  runtime?: Runtime | undefined;
   folder: string;
   seed: number;
   checkpointNeedles?: number;
@@ -463,6 +469,7 @@ export function engineEnvironment({
   return {
     files,
     clock,
+    runtime,
     random: seededRandom(seed),
     folder,
     refusal: () => undefined,

@@ -17,6 +17,7 @@ import { type Clock, systemClock } from "../../base/clock.ts";
 import { Failure } from "../../base/failure.ts";
 import { diskFiles, type FileSystem } from "../../base/files.ts";
 import { type Random, seededRandom } from "../../base/random.ts";
+import { type Runtime, systemRuntime } from "../../base/runtime.ts";
 import type { EngineRecord, EngineTask } from "./engine-load.ts";
 import type { PowerDisk, Tell } from "./power-disk.ts";
 
@@ -65,6 +66,7 @@ export class Ext4Disk implements PowerDisk {
   readonly name: string;
   readonly files: FileSystem = diskFiles;
   readonly clock: Clock = systemClock;
+  readonly runtime: Runtime = systemRuntime;
   readonly folder: string;
   readonly #place: string;
   readonly #mountPoint: string;

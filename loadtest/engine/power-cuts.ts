@@ -119,9 +119,9 @@ export class PowerCuts {
   }
 
   async #look(isThorough: boolean): Promise<EngineViolation[]> {
-    const { files, clock, folder } = this.#options.disk;
+    const { files, clock, runtime, folder } = this.#options.disk;
     const random = this.#random;
-    const environment = engineEnvironment({ files, clock, folder, seed: random.u32() });
+    const environment = engineEnvironment({ files, clock, runtime, folder, seed: random.u32() });
     return await this.#ledger.verify(environment, { random, isThorough });
   }
 

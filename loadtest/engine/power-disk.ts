@@ -3,6 +3,7 @@
 import type { Clock } from "../../base/clock.ts";
 import type { FileSystem } from "../../base/files.ts";
 import type { Random } from "../../base/random.ts";
+import type { Runtime } from "../../base/runtime.ts";
 import type { EngineRecord, EngineTask } from "./engine-load.ts";
 
 /** `isLate`: the end may have come before it. */
@@ -15,6 +16,7 @@ export interface PowerDisk {
   readonly files: FileSystem;
   readonly folder: string;
   readonly clock: Clock;
+  readonly runtime: Runtime;
   /** Puts a blank disk in the place of the last; the power is on. */
   renew(random: Random): Promise<void>;
   /**

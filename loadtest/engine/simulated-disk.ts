@@ -3,10 +3,13 @@
  * well, and the same seed ends in the same way.
  */
 
+import { createHash } from "node:crypto";
+import { setImmediate } from "node:timers/promises";
 import type { Clock } from "../../base/clock.ts";
 import { messageOf } from "../../base/failure.ts";
 import type { FileSystem } from "../../base/files.ts";
 import type { Random } from "../../base/random.ts";
+import type { Runtime } from "../../base/runtime.ts";
 import { type Extent, type Loss, SimulatedFiles } from "../../base/simulated-files.ts";
 import { EngineLoad, type EngineTask } from "./engine-load.ts";
 import type { PowerDisk, Tell } from "./power-disk.ts";
@@ -19,7 +22,8 @@ const operationsMax = 700;
 export class SimulatedDisk implements PowerDisk {
   readonly name = "simulated in memory";
   readonly folder = "/store";
-  readonly clock: Clock = new CountingClock();
+  readonly clock: Clock;
+  readonly runtime: Runtime;
   readonly #spoil: (files: FileSystem) => FileSystem;
   #files = new SimulatedFiles();
   #loss: Loss = "all";
@@ -27,6 +31,9 @@ export class SimulatedDisk implements PowerDisk {
   /** `spoil` is for those who want to see that a worse disk is noticed. */
   constructor(spoil: (files: FileSystem) => FileSystem = (files) => files) {
     this.#spoil = spoil;
+    const time = new CountingTime();
+    this.clock = time;
+    this.runtime = time;
   }
 
   get files(): FileSystem {
@@ -56,6 +63,7 @@ export class SimulatedDisk implements PowerDisk {
       task,
       files: this.#spoil(files),
       clock: this.clock,
+      runtime: this.runtime,
       tell: (record) => {
         if (!isOver) tell(record, files.isCut);
       },
@@ -90,16 +98,36 @@ export class SimulatedDisk implements PowerDisk {
   }
 }
 
-/** Goes on with each look, so that the same calls see the same time. */
-class CountingClock implements Clock {
+/** Goes on with each look, and does at once what else would take turns: the same calls see the same time. */
+class CountingTime implements Clock, Runtime {
   #ms = 1_790_000_000_000;
+  readonly #timers = new Set<{ dueMs: number; action: () => void }>();
 
   nowMs(): number {
     this.#ms += 1;
+    for (const timer of this.#timers) {
+      if (timer.dueMs > this.#ms) continue;
+      this.#timers.delete(timer);
+      queueMicrotask(timer.action);
+    }
     return this.#ms;
   }
 
   monotonicMs(): number {
     return this.nowMs();
+  }
+
+  after(delayMs: number, action: () => void): () => void {
+    const timer = { dueMs: this.#ms + delayMs, action };
+    this.#timers.add(timer);
+    return () => void this.#timers.delete(timer);
+  }
+
+  giveWay(): Promise<void> {
+    return setImmediate();
+  }
+
+  async sha256(bytes: Uint8Array): Promise<Buffer> {
+    return createHash("sha256").update(bytes).digest();
   }
 }

@@ -10,12 +10,12 @@
  *   a copy would give damage a right checksum.
  */
 
-import { setImmediate as giveWay } from "node:timers/promises";
 import type { Clock } from "../../base/clock.ts";
 import { systemClock } from "../../base/clock.ts";
 import { Failure } from "../../base/failure.ts";
 import type { FileHandle } from "../../base/files.ts";
 import { RateLimit } from "../../base/rate-limit.ts";
+import { type Runtime, systemRuntime } from "../../base/runtime.ts";
 import type { Generation } from "./generation.ts";
 import { batchDigest, blockBytes, ChecksumSeeds, digestBytes, moveNeedle } from "./needle.ts";
 import { OffsetIndex } from "./offset-index.ts";
@@ -43,6 +43,7 @@ export interface CompactionOptions {
   rateBytes: number;
   signal?: AbortSignal | undefined;
   clock?: Clock | undefined;
+  runtime?: Runtime | undefined;
   progress?: ((doneBytes: number) => void) | undefined;
 }
 
@@ -72,8 +73,9 @@ class Compaction {
   readonly #seeds: ChecksumSeeds;
   readonly #limit: RateLimit;
   readonly #index = new OffsetIndex();
+  readonly #runtime: Runtime;
   /** Gathers the bytes into blocks, which are hashed and written at the same time. */
-  readonly #output = new VolumeDigest((block) => this.#write(block));
+  readonly #output: VolumeDigest;
   #written = 0;
   /** Bytes worked on since others last had the processor. */
   #sinceBytes = 0;
@@ -88,6 +90,7 @@ class Compaction {
   constructor(options: CompactionOptions) {
     this.#options = options;
     const { source, sourceEnd, superblock, rateBytes, clock = systemClock } = options;
+    const { runtime = systemRuntime } = options;
     const { file, seeds } = source;
     this.#records = new Records({
       file,
@@ -97,7 +100,9 @@ class Compaction {
       isBackground: true,
     });
     this.#seeds = new ChecksumSeeds(superblock);
-    this.#limit = new RateLimit(clock, rateBytes);
+    this.#limit = new RateLimit(clock, rateBytes, runtime);
+    this.#runtime = runtime;
+    this.#output = new VolumeDigest({ onBlock: (block) => this.#write(block), runtime });
   }
 
   async run(): Promise<CompactedVolume> {
@@ -208,7 +213,7 @@ class Compaction {
     this.#sinceBytes += bytes;
     if (this.#sinceBytes < sliceBytes) return;
     this.#sinceBytes = 0;
-    await giveWay();
+    await this.#runtime.giveWay();
   }
 
   async #finish(): Promise<CompactedVolume> {

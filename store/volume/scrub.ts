@@ -8,6 +8,7 @@
 import type { Clock } from "../../base/clock.ts";
 import { systemClock } from "../../base/clock.ts";
 import { RateLimit } from "../../base/rate-limit.ts";
+import { type Runtime, systemRuntime } from "../../base/runtime.ts";
 import type { Generation } from "./generation.ts";
 import { unitBytes } from "./needle.ts";
 import { type FoundRecord, Records } from "./records.ts";
@@ -31,6 +32,7 @@ export interface ScrubOptions {
   isDeleted: (ordinal: number) => boolean;
   signal?: AbortSignal | undefined;
   clock?: Clock | undefined;
+  runtime?: Runtime | undefined;
   progress?: ((doneBytes: number, totalBytes: number) => void) | undefined;
 }
 
@@ -47,7 +49,8 @@ const sliceBytes = 262_144;
 export async function scrubVolume(options: ScrubOptions): Promise<ScrubResult> {
   const { generation, end, rateBytes, isDeleted, signal, clock = systemClock, progress } = options;
   const { file, superblock, index } = generation;
-  const limit = new RateLimit(clock, rateBytes);
+  const { runtime = systemRuntime } = options;
+  const limit = new RateLimit(clock, rateBytes, runtime);
   const findings: ScrubFinding[] = [];
   let needleCount = 0;
   let spentUpTo = 0;
@@ -74,7 +77,11 @@ export async function scrubVolume(options: ScrubOptions): Promise<ScrubResult> {
     spentUpTo = upTo;
   }
   await checkSuperblock();
-  return { findings, needleCount, digest: await digestOf(generation, end, limit, signal) };
+  return {
+    findings,
+    needleCount,
+    digest: await digestOf(generation, { end, limit, signal, runtime }),
+  };
 
   async function checkSuperblock(): Promise<void> {
     const bytes = Buffer.alloc(superblockBytes);
@@ -95,11 +102,10 @@ export async function scrubVolume(options: ScrubOptions): Promise<ScrubResult> {
 
 async function digestOf(
   { file }: Generation,
-  end: number,
-  limit: RateLimit,
-  signal: AbortSignal | undefined,
+  options: { end: number; limit: RateLimit; signal: AbortSignal | undefined; runtime: Runtime },
 ): Promise<string> {
-  const digest = new VolumeDigest();
+  const { end, limit, signal, runtime } = options;
+  const digest = new VolumeDigest({ runtime });
   const piece = Buffer.allocUnsafe(sliceBytes);
   for (let at = 0; at < end; at += sliceBytes) {
     const count = await file.read(piece.subarray(0, Math.min(sliceBytes, end - at)), at);

@@ -10,8 +10,10 @@ const node = (left: Buffer, right: Buffer) =>
 
 async function digestOf(parts: readonly Uint8Array[]): Promise<{ leaves: Buffer; root: string }> {
   const blocks: Buffer[] = [];
-  const digest = new VolumeDigest(async (block) => {
-    blocks.push(Buffer.from(block));
+  const digest = new VolumeDigest({
+    onBlock: async (block) => {
+      blocks.push(Buffer.from(block));
+    },
   });
   for (const part of parts) await digest.update(part);
   const found = await digest.finish();

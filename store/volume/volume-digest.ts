@@ -6,7 +6,8 @@
  * neighbour goes up as it is: the tree of RFC 9162, section 2.1.1, with the odd one out at the end.
  */
 
-import { createHash, subtle } from "node:crypto";
+import { createHash } from "node:crypto";
+import { type Runtime, systemRuntime } from "../../base/runtime.ts";
 
 const leafBytes = 1_048_576;
 const hashBytes = 32;
@@ -19,6 +20,7 @@ const blockCount = 2;
 
 export class VolumeDigest {
   readonly #onBlock: (bytes: Buffer) => Promise<void>;
+  readonly #runtime: Runtime;
   readonly #leaves: Promise<Buffer>[] = [];
   /** Blocks that nobody uses, each with room for the prefix. */
   readonly #free: Buffer[] = [];
@@ -27,8 +29,12 @@ export class VolumeDigest {
   #filled = 0;
 
   /** `onBlock` is told each MiB of the file as it is complete; its memory is used again afterwards. */
-  constructor(onBlock: (bytes: Buffer) => Promise<void> = async () => undefined) {
+  constructor({
+    onBlock = async () => undefined,
+    runtime = systemRuntime,
+  }: { onBlock?: (bytes: Buffer) => Promise<void>; runtime?: Runtime | undefined } = {}) {
     this.#onBlock = onBlock;
+    this.#runtime = runtime;
     for (let count = 0; count < blockCount; count++) {
       this.#free.push(Buffer.alloc(1 + leafBytes, leafPrefix));
     }
@@ -71,7 +77,7 @@ export class VolumeDigest {
 
   #end(block: Buffer): void {
     const end = 1 + this.#filled;
-    const hashing = subtle.digest("SHA-256", block.subarray(0, end)).then(Buffer.from);
+    const hashing = this.#runtime.sha256(block.subarray(0, end));
     const telling = this.#onBlock(block.subarray(1, end));
     const done = Promise.all([hashing, telling]).then(() => {
       this.#free.push(block);

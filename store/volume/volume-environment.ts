@@ -4,11 +4,14 @@ import type { Clock } from "../../base/clock.ts";
 import type { Failure } from "../../base/failure.ts";
 import type { FileSystem } from "../../base/files.ts";
 import type { Random } from "../../base/random.ts";
+import type { Runtime } from "../../base/runtime.ts";
 
 export interface VolumeEnvironment {
   files: FileSystem;
   clock: Clock;
   random: Random;
+  /** The process's own where none is given. */
+  runtime?: Runtime | undefined;
   folder: string;
   /** Why nothing may be appended now (no space), or undefined. Asked before each batch. */
   refusal: () => Failure | undefined;

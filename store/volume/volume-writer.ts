@@ -14,6 +14,7 @@
 import assert from "node:assert/strict";
 import { Failure, systemErrorCode } from "../../base/failure.ts";
 import type { Fid } from "../../base/fid.ts";
+import { systemRuntime } from "../../base/runtime.ts";
 import type { Generation } from "./generation.ts";
 import {
   batchDigest,
@@ -124,7 +125,7 @@ export class VolumeWriter {
   #pendingCount = 0;
   #writing: Promise<void> | undefined;
   #syncing: Promise<void> | undefined;
-  #syncTimer: NodeJS.Timeout | undefined;
+  #cancelSync: (() => void) | undefined;
   /** Syncs and needles since the start: their ratio tells how well batching works. */
   readonly counts: { syncs: number; appends: number } = { syncs: 0, appends: 0 };
 
@@ -209,8 +210,8 @@ export class VolumeWriter {
   /** Waits until nothing is being written, and all that was is synced. */
   async settle(): Promise<void> {
     await this.#writing;
-    clearTimeout(this.#syncTimer);
-    this.#syncTimer = undefined;
+    this.#cancelSync?.();
+    this.#cancelSync = undefined;
     await this.#syncing;
     // A volume that is full has failed in good order: what it took still gets its sync.
     if (!this.isSynced) await this.#sync();
@@ -301,7 +302,8 @@ export class VolumeWriter {
         this.#noteSynced(this.#tail, this.index.count);
         this.counts.syncs += 1;
       } else {
-        this.#syncTimer ??= setTimeout(() => this.#startSync(), memorySyncMs).unref();
+        const { runtime = systemRuntime } = this.#options.environment;
+        this.#cancelSync ??= runtime.after(memorySyncMs, () => this.#startSync());
       }
       this.#options.onBatch();
     }
@@ -380,7 +382,7 @@ export class VolumeWriter {
   }
 
   #startSync(): void {
-    this.#syncTimer = undefined;
+    this.#cancelSync = undefined;
     this.#syncing ??= this.#sync().finally(() => {
       this.#syncing = undefined;
     });

@@ -446,6 +446,8 @@ export class Volume {
           end,
           isDeleted: (ordinal) => this.isDeleted(ordinal),
           signal: this.#stopping.signal,
+          clock: this.#environment.clock,
+          runtime: this.#environment.runtime,
           progress: (doneBytes, totalBytes) => Object.assign(operation, { doneBytes, totalBytes }),
         }),
       );
@@ -718,6 +720,8 @@ export class Volume {
         ttlCutoffMs,
         rateBytes,
         signal: this.#stopping.signal,
+        clock,
+        runtime: this.#environment.runtime,
         progress: (doneBytes) => Object.assign(operation, { doneBytes }),
       });
       await file.syncData();
