@@ -18,6 +18,7 @@ const facts: VolumeFacts = {
   ...{ ttlSeconds: 0, expiresMs: 0, scrubbedMs: nowMs - 7_200_000, createdMs: nowMs - 9e8 },
   ...{ trashBytes: 0, hasSparseKeys: false, presentCount: 1_100, firstFree: 1_200 },
   indexBytes: 4_400,
+  ...{ isServing: true, members: [], lastDigest: "0".repeat(16), deletesDigest: "0".repeat(16) },
 };
 
 test("Volumes are listed in columns that end alike where they are numbers", () => {

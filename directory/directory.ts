@@ -16,6 +16,7 @@ import { Assigner, type Assignment, type AssignRequest, type NativeVolume } from
 import { Bell } from "./bell.ts";
 import { nextNumber, raiseCounter } from "./counters.ts";
 import { type EndedOrder, OrderBook } from "./order-book.ts";
+import { onePlacement, placementText } from "./placement.ts";
 import {
   type Change,
   isLongOrder,
@@ -31,6 +32,7 @@ import type {
   Heartbeat,
   HeartbeatReply,
   MapVolume,
+  Member,
   Order,
   OrderKind,
   StoreStatus,
@@ -167,8 +169,11 @@ export class Directory {
 
   status(): DirectoryStatus {
     const stores = [...this.#presences.values()].map((presence) => {
-      const { store, address, freeBytes, totalBytes, volumes } = presence.heartbeat;
-      return { store, address, state: this.#stateOf(presence), freeBytes, totalBytes, volumes };
+      const { store, address, machine, rack, dataCentre, freeBytes, totalBytes, volumes } =
+        presence.heartbeat;
+      const state = this.#stateOf(presence);
+      const place = { address, machine, rack, dataCentre };
+      return { store, ...place, state, freeBytes, totalBytes, volumes };
     });
     return { stores };
   }
@@ -380,20 +385,20 @@ export class Directory {
         );
       } else {
         if (change.kind === "seal") log.warn({ store, ...change }, "a volume is sealed");
-        await this.#commit(transaction, store, change);
+        await this.#commit(transaction, heartbeat, change);
       }
     }
   }
 
   async #commit(
     transaction: Transaction<DirectoryTables>,
-    store: string,
+    { store, address }: Member,
     change: Exclude<Change, { kind: "refuse" }>,
   ): Promise<void> {
     const { log } = this.#options;
     switch (change.kind) {
       case "create":
-        await this.#create(transaction, store, { class: change.class, ttlSeconds: 0 });
+        await this.#create(transaction, { store, address }, { class: change.class, ttlSeconds: 0 });
         break;
       case "begin-epoch": {
         const { volume, epoch } = change;
@@ -402,7 +407,8 @@ export class Directory {
           .set({ epoch })
           .where("volume", "=", volume)
           .execute();
-        await this.orders.add(transaction, store, { kind: "begin-epoch", volume, epoch });
+        const members = [{ store, address }];
+        await this.orders.add(transaction, store, { kind: "begin-epoch", volume, epoch, members });
         break;
       }
       case "seal":
@@ -438,7 +444,7 @@ export class Directory {
 
   async #create(
     transaction: Transaction<DirectoryTables>,
-    store: string,
+    { store, address }: Member,
     { class: volumeClass, ttlSeconds }: { class: VolumeClass; ttlSeconds: number },
   ): Promise<void> {
     const { random, clock } = this.#options;
@@ -463,7 +469,7 @@ export class Directory {
       })
       .execute();
     const createdMs = Math.floor(clock.nowMs());
-    const body = { ...record, recordMagic, members: [store], createdMs, ttlSeconds };
+    const body = { ...record, recordMagic, members: [{ store, address }], createdMs, ttlSeconds };
     await this.orders.add(transaction, store, { kind: "create", ...body });
   }
 
@@ -543,7 +549,9 @@ export class Directory {
         ({ order }) =>
           order.kind === "create" && order.class === "native" && order.ttlSeconds === ttlSeconds,
       );
-      if (!isOnItsWay) await this.#create(transaction, store, { class: "native", ttlSeconds });
+      const address = this.#presences.get(store)?.heartbeat.address;
+      if (isOnItsWay || address === undefined) return;
+      await this.#create(transaction, { store, address }, { class: "native", ttlSeconds });
     });
     growing.then(
       () => this.wake(store),
@@ -579,6 +587,7 @@ export class Directory {
       orders: isCurrent ? ordersToSend(pending, isRunning) : [],
       boot: this.#boot,
       reserve: isCurrent ? this.#assigner.wishesOf(store) : [],
+      wantsWhole: false,
     };
   }
 
@@ -627,9 +636,11 @@ export class Directory {
         volumes.push({
           volume: status.volume,
           class: status.class as VolumeClass,
+          placement: placementText(onePlacement),
           isWritable: status.isWritable && state === "live",
           // A silent store keeps its place: it may be back before another answer is known.
           addresses: [address],
+          memberAddresses: [address],
           isFull: status.state === "open" && freeBytes === 0,
           freeBytes,
         });

@@ -10,6 +10,14 @@ import { z } from "zod";
 
 export type VolumeClass = "original" | "native" | "variant" | "journal";
 
+/** A store that has a copy of a volume. */
+export interface Member {
+  /** 16 hex digits. */
+  store: string;
+  /** `host:port`. */
+  address: string;
+}
+
 /** A volume as its store sees it. */
 export interface VolumeStatus {
   volume: number;
@@ -17,15 +25,31 @@ export interface VolumeStatus {
   /** 32 hex digits. */
   uuid: string;
   generation: number;
+  /** The highest that this copy has obeyed, by writing under it or by being fenced. */
   epoch: number;
   state: "open" | "sealed";
+  /** Whether this copy takes appends from gateways: it is the primary's, under an epoch of this run. */
   isWritable: boolean;
+  /**
+   * Whether this copy answers reads. One of several answers only once the directory has told this run of the
+   * store that the copy is whole.
+   */
+  isServing: boolean;
+  /** Ids of the stores with a copy, the primary first, as this one was told last. */
+  members: string[];
   /** Why the running store will never again append to it, if so. */
   closedBecause?: string | undefined;
+  /** Of an open volume its valid length; at a primary under its epoch all of that was acknowledged. */
   lengthBytes: number;
+  /** Digest of the last batch, 16 hex digits: with the length it tells copies of an open life apart. */
+  lastDigest: string;
+  /** Merkle root of a sealed volume's file, where it is known: 64 hex digits. */
+  digest?: string | undefined;
   dataBytes: number;
   needleCount: number;
   deletedCount: number;
+  /** Tells sets of deleted ordinals apart, whatever their order: 16 hex digits. */
+  deletesDigest: string;
   damagedBytes: number;
   /** Bytes of deleted needles, each counted whole. */
   deadBytes: number;
@@ -45,7 +69,7 @@ export interface VolumeStatus {
 }
 
 interface VolumeOperation {
-  kind: "compact" | "verify" | "import";
+  kind: "compact" | "verify" | "import" | "copy" | "fill";
   doneBytes: number;
   totalBytes: number;
 }
@@ -71,9 +95,17 @@ export interface Heartbeat {
   run: string;
   /** `host:port` under which gateways reach the store. */
   address: string;
+  /** Where it stands. Shards of one machine are one failure domain. */
+  machine: string;
+  rack: string;
+  dataCentre: string;
   freeBytes: number;
   totalBytes: number;
+  /** All of them, or, where `isWhole` is false, those that changed since the last heartbeat that was answered. */
   volumes: VolumeStatus[];
+  isWhole: boolean;
+  /** Volumes that are gone since then; none where `isWhole`. */
+  gone: number[];
   /** Ids of volumes that are there and can't be opened. */
   unreadable: number[];
   /** Numbers of orders carried out since the last heartbeat that was answered. */
@@ -102,14 +134,53 @@ export type Order =
       /** 16 hex digits; never shown outside the cluster. */
       recordMagic: string;
       epoch: number;
-      /** Ids of the stores that get a copy, the primary first. */
-      members: string[];
+      /** The stores that get a copy, the primary first. */
+      members: Member[];
       createdMs: number;
       /** Its needles live at most so long; 0 if for ever. */
       ttlSeconds: number;
     }
-  | { order: number; kind: "begin-epoch"; volume: number; epoch: number }
-  | { order: number; kind: "seal"; volume: number }
+  /** From now on the members, the primary first, write under this epoch; this run of the store answers reads. */
+  | { order: number; kind: "begin-epoch"; volume: number; epoch: number; members: Member[] }
+  /** Takes no batch of an older epoch any more, and none of this one: what is there is what counts. */
+  | { order: number; kind: "fence"; volume: number; epoch: number }
+  /**
+   * Ends the open life. With `at` it ends exactly there: what is beyond is set aside, what is short is
+   * filled from `at.from`, then this run of the store answers reads. Without, where there is one copy, at its
+   * tail. `order`s with `at` take as long as the filling does.
+   */
+  | { order: number; kind: "seal"; volume: number; at?: SealPoint | undefined }
+  /** Makes a copy of a sealed volume from others; in the background. Deletes of the sources are merged. */
+  | {
+      order: number;
+      kind: "copy";
+      volume: number;
+      uuid: string;
+      generation: number;
+      epoch: number;
+      lengthBytes: number;
+      /** Merkle root, where it is known. */
+      digest?: string | undefined;
+      /** All with a copy, this store among them. */
+      members: Member[];
+      /** To copy from, the best first. */
+      from: Member[];
+      /** Per second; 0 if as fast as can be. */
+      rateBytes: number;
+    }
+  /** Takes in what the others have deleted; then this run of the store answers reads. Of a sealed volume. */
+  | {
+      order: number;
+      kind: "rejoin";
+      volume: number;
+      generation: number;
+      lengthBytes: number;
+      members: Member[];
+      /** Those whose deletes are to be merged; all that can be reached have to answer. */
+      from: Member[];
+    }
+  /** Moves this store's copy to the trash: others have enough. */
+  | { order: number; kind: "delete-copy"; volume: number; uuid: string }
   | {
       order: number;
       kind: "compact";
@@ -148,6 +219,17 @@ export type Order =
 
 export type OrderKind = Order["kind"];
 
+/** Where the open life of a volume with several copies ended. */
+export interface SealPoint {
+  epoch: number;
+  lengthBytes: number;
+  /** Digest of the last batch before it, 16 hex digits. */
+  lastDigest: string;
+  members: Member[];
+  /** Those that have all of it. */
+  from: Member[];
+}
+
 export interface HeartbeatReply {
   /** All that are not done, new or not. */
   orders: Order[];
@@ -155,15 +237,21 @@ export interface HeartbeatReply {
   boot: string;
   /** Ranges of ordinals that the directory wants, one for a volume. */
   reserve: { volume: number; count: number }[];
+  /** The next heartbeat has to bring all volumes: this directory does not know them. */
+  wantsWhole: boolean;
 }
 
 /** A volume as gateways see it. */
 export interface MapVolume {
   volume: number;
   class: VolumeClass;
+  /** How its copies are placed: `placementText` of placement.ts. */
+  placement: string;
   isWritable: boolean;
-  /** `host:port` of each store that has a copy. */
+  /** `host:port` of each store that has a copy and may be read from, the primary first. */
   addresses: string[];
+  /** Of each store that has a copy: a delete has to reach all of them. */
+  memberAddresses: string[];
   /** Whether it is not writable for want of space. */
   isFull: boolean;
   /** Free space of the fullest copy's disk: the weight of the choice. */
@@ -179,6 +267,9 @@ export interface VolumeMap {
 export interface StoreStatus {
   store: string;
   address: string;
+  machine: string;
+  rack: string;
+  dataCentre: string;
   state: "live" | "suspect" | "lost";
   freeBytes: number;
   totalBytes: number;
@@ -222,14 +313,20 @@ export interface CompactAllAnswer extends OrdersAnswer {
 
 const count = z.number().int().nonnegative();
 const hex = (digits: number) => z.string().regex(new RegExp(`^[0-9a-f]{${digits}}$`));
+const place = z.string().min(1).max(100);
 const volumeId = z.number().int().min(1).max(0xffff_ffff);
 
 export const heartbeatSchema: z.ZodType<Heartbeat> = z.object({
   store: hex(16),
   run: hex(16),
   address: z.string().min(3).max(300),
+  machine: place,
+  rack: place,
+  dataCentre: place,
   freeBytes: count,
   totalBytes: count,
+  isWhole: z.boolean(),
+  gone: z.array(volumeId),
   volumes: z.array(
     z.object({
       volume: volumeId,
@@ -239,11 +336,16 @@ export const heartbeatSchema: z.ZodType<Heartbeat> = z.object({
       epoch: count,
       state: z.enum(["open", "sealed"]),
       isWritable: z.boolean(),
+      isServing: z.boolean(),
+      members: z.array(hex(16)),
       closedBecause: z.string().optional(),
       lengthBytes: count,
+      lastDigest: hex(16),
+      digest: hex(64).optional(),
       dataBytes: count,
       needleCount: count,
       deletedCount: count,
+      deletesDigest: hex(16),
       damagedBytes: count,
       deadBytes: count,
       ttlSeconds: count,
@@ -254,7 +356,7 @@ export const heartbeatSchema: z.ZodType<Heartbeat> = z.object({
       hasSparseKeys: z.boolean(),
       operation: z
         .object({
-          kind: z.enum(["compact", "verify", "import"]),
+          kind: z.enum(["compact", "verify", "import", "copy", "fill"]),
           doneBytes: count,
           totalBytes: count,
         })

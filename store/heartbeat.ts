@@ -52,6 +52,8 @@ export interface HeartbeatOptions {
   run: string;
   /** `host:port` under which gateways reach the store. */
   address: string;
+  /** Where it stands; a machine of its own if it is not said. */
+  place?: { machine: string; rack: string; dataCentre: string };
   log: Log;
 }
 
@@ -127,6 +129,8 @@ export class HeartbeatLoop {
   /** The reply, or undefined if there was none. */
   async #beat(waitMs: number): Promise<HeartbeatReply | undefined> {
     const { store, directory, run, address, log } = this.#options;
+    const { place = { machine: store.id, rack: "rack", dataCentre: "data-centre" } } =
+      this.#options;
     const held = waitMs === 0 ? undefined : new AbortController();
     const reported = new Map(this.#ended);
     try {
@@ -140,6 +144,9 @@ export class HeartbeatLoop {
           store: store.id,
           run,
           address,
+          ...place,
+          isWhole: true,
+          gone: [],
           ...store.space(),
           volumes,
           unreadable: [...store.unreadable],

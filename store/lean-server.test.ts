@@ -206,7 +206,12 @@ test("A store answers a simple GET as node:http would, header by header and byte
   cleanUps.push(() => store.close());
   await store.carryOut({
     ...{ order: 1, kind: "create", volume: 3, uuid: "ab".repeat(16), class: "original" },
-    ...{ generation: 0, recordMagic: "cd".repeat(8), epoch: 1, members: ["a".repeat(16)] },
+    ...{
+      generation: 0,
+      recordMagic: "cd".repeat(8),
+      epoch: 1,
+      members: [{ store: "a".repeat(16), address: "127.0.0.1:1" }],
+    },
     ...{ createdMs: 1, ttlSeconds: 0 },
   });
   const metrics = makeStoreMetrics(store, makeRegistry("store"));

@@ -43,7 +43,11 @@ beforeEach(async () => {
     ...{ order: 1, kind: "create", volume: 3, class: "original", generation: 0, epoch: 1 },
     uuid: random.bytes(16).toString("hex"),
     recordMagic: random.bytes(8).toString("hex"),
-    ...{ members: [store.id], createdMs: 1_790_000_000_000, ttlSeconds: 0 },
+    ...{
+      members: [{ store: store.id, address: "127.0.0.1:1" }],
+      createdMs: 1_790_000_000_000,
+      ttlSeconds: 0,
+    },
   });
   const created = store.volume(3);
   if (created === undefined) throw new Error("the volume was created");

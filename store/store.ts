@@ -258,7 +258,7 @@ export class Store {
         ttlSeconds: order.ttlSeconds,
         hasSparseKeys: false,
       },
-      { members: order.members, limitBytes: this.#options.volumeBytes },
+      { members: order.members.map(({ store }) => store), limitBytes: this.#options.volumeBytes },
     );
     await volume.beginEpoch(order.epoch);
     this.#volumes.set(order.volume, volume);

@@ -53,7 +53,7 @@ async function createVolume(store: Store, id: number): Promise<Volume> {
     generation: 0,
     recordMagic: systemRandom.bytes(8).toString("hex"),
     epoch: 1,
-    members: [store.id],
+    members: [{ store: store.id, address: "127.0.0.1:1" }],
     createdMs: Date.now(),
     ttlSeconds: 0,
   });

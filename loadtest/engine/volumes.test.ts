@@ -28,7 +28,11 @@ beforeAll(async () => {
       ...{ order: id, kind: "create", volume: id, class: "original", generation: 0, epoch: 1 },
       uuid: random.bytes(16).toString("hex"),
       recordMagic: random.bytes(8).toString("hex"),
-      ...{ members: [store.id], createdMs: 1_790_000_000_000, ttlSeconds: 0 },
+      ...{
+        members: [{ store: store.id, address: "127.0.0.1:1" }],
+        createdMs: 1_790_000_000_000,
+        ttlSeconds: 0,
+      },
     });
     for (let at = 0; at < 20; at++) {
       const metadata = {

@@ -69,7 +69,7 @@ async function create(volume: number, volumeClass: "native" | "original", ttlSec
     generation: 0,
     recordMagic: random.bytes(8).toString("hex"),
     epoch: 1,
-    members: [store.id],
+    members: [{ store: store.id, address: "127.0.0.1:1" }],
     createdMs: 1_790_000_000_000,
     ttlSeconds,
   });
