@@ -9,7 +9,6 @@
 import { chmodSync } from "node:fs";
 import { DatabaseSync, type SQLInputValue } from "node:sqlite";
 import { Kysely, SqliteDialect } from "kysely";
-import { type Migration, Migrator } from "kysely/migration";
 import { Failure, messageOf } from "./failure.ts";
 
 /** Opens the file for writing, making it if need be (0600), or read-only beside its writer. */
@@ -53,21 +52,4 @@ export function kyselyOn<Tables>(database: DatabaseSync): Kysely<Tables> {
       },
     }),
   });
-}
-
-/** Brings the schema up to the newest migration; refuses a database that a newer Hayloft has changed. */
-export async function migrate<Tables>(
-  database: Kysely<Tables>,
-  migrations: Record<string, Migration>,
-): Promise<void> {
-  const migrator = new Migrator({
-    db: database,
-    provider: { getMigrations: () => Promise.resolve(migrations) },
-  });
-  const { error } = await migrator.migrateToLatest();
-  if (error !== undefined) {
-    throw new Failure("unavailable", `Cannot bring the database up to date: ${messageOf(error)}`, {
-      cause: error,
-    });
-  }
 }

@@ -1,6 +1,7 @@
 import { DatabaseSync } from "node:sqlite";
 import { expect, test } from "vitest";
-import { kyselyOn, migrate } from "../base/sqlite.ts";
+import { migrate } from "../base/migrate.ts";
+import { kyselyOn } from "../base/sqlite.ts";
 import { migrations, type Tables } from "./schema.ts";
 import { closeSession, openSession } from "./session.ts";
 

@@ -5,7 +5,8 @@
 
 import assert from "node:assert";
 import { parentPort, workerData } from "node:worker_threads";
-import { kyselyOn, migrate, openSqlite } from "../base/sqlite.ts";
+import { migrate } from "../base/migrate.ts";
+import { kyselyOn, openSqlite } from "../base/sqlite.ts";
 import { Changes } from "./changes.ts";
 import { describe, type FailureData, type Group, type GroupResult, runGroup } from "./group.ts";
 import { migrations, type Tables } from "./schema.ts";

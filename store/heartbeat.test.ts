@@ -9,8 +9,9 @@ import { parseFid } from "../base/fid.ts";
 import { Caller } from "../base/http-call.ts";
 import { closeServer, formatAddress, listen } from "../base/http-serve.ts";
 import { makeLog } from "../base/log.ts";
+import { migrate } from "../base/migrate.ts";
 import { systemRandom } from "../base/random.ts";
-import { kyselyOn, migrate, openSqlite } from "../base/sqlite.ts";
+import { kyselyOn, openSqlite } from "../base/sqlite.ts";
 import { DirectoryClient, type Order, type VolumeStatus } from "../directory/client.ts";
 // biome-ignore-start lint/style/noRestrictedImports: the real other end of the talk
 import { Directory } from "../directory/directory.ts";
