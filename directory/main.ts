@@ -2,6 +2,7 @@
 
 import path from "node:path";
 import { systemClock } from "../base/clock.ts";
+import { ClusterSecret } from "../base/cluster-secret.ts";
 import { closeServer, formatAddress, listen } from "../base/http-serve.ts";
 import { lockFolder } from "../base/lock.ts";
 import { type LogLevel, makeLog } from "../base/log.ts";
@@ -10,7 +11,6 @@ import { defaultNativeAccess, type NativeAccess } from "../base/native-access.ts
 import { systemRandom } from "../base/random.ts";
 import { type RunningRole, runRole } from "../base/role.ts";
 import { kyselyOn, migrate, openSqlite } from "../base/sqlite.ts";
-import { readToken } from "../base/token.ts";
 import { type CompactionOptions, Directory } from "./directory.ts";
 import { watchDirectory } from "./metrics.ts";
 import { Operations } from "./operations.ts";
@@ -34,7 +34,9 @@ export interface DirectoryConfig {
 export async function runDirectory(config: DirectoryConfig): Promise<void> {
   const log = makeLog("directory", config.logLevel);
   await runRole(log, async (): Promise<RunningRole> => {
-    const token = readToken(config.tokenFile);
+    const secret = ClusterSecret.read(config.tokenFile, {
+      onProblem: (failure) => log.error(failure.message),
+    });
     const lock = lockFolder(config.data, "directory");
     const database = kyselyOn<DirectoryTables>(
       openSqlite(path.join(config.data, "directory.sqlite"), "write"),
@@ -48,7 +50,7 @@ export async function runDirectory(config: DirectoryConfig): Promise<void> {
     const server = makeDirectoryServer({
       directory,
       operations: new Operations(directory, seams),
-      token,
+      secret,
       log,
       native: config.native ?? defaultNativeAccess(config.host),
       rateBytes: compaction === "off" ? 0 : compaction.rateBytes,

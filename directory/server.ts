@@ -1,5 +1,5 @@
 /**
- * The directory's calls. Those between processes, and those of operators, carry the cluster's token:
+ * The directory's calls. Those between processes, and those of operators, are signed (base/call-signature.ts):
  *
  *   POST /heartbeat               what a store has; answers with its orders
  *   GET  /map?after=V&wait=MS     the volume map, once it is another than version V
@@ -16,11 +16,12 @@
 
 import { createServer, type IncomingMessage, type Server, type ServerResponse } from "node:http";
 import { z } from "zod";
+import { CallVerifier } from "../base/call-verifier.ts";
+import type { ClusterSecret } from "../base/cluster-secret.ts";
 import { Failure, messageOf } from "../base/failure.ts";
 import { answerFailure, answerJson, readBody, requestIdOf } from "../base/http-serve.ts";
 import type { Log } from "../base/log.ts";
 import type { NativeAccess } from "../base/native-access.ts";
-import { tokenCheck, tokenHeader } from "../base/token.ts";
 import type { Directory } from "./directory.ts";
 import { NativeCalls } from "./native-calls.ts";
 import type { Operations } from "./operations.ts";
@@ -40,7 +41,7 @@ const mapWaitMsMax = 30_000;
 export interface DirectoryServerOptions {
   directory: Directory;
   operations: Operations;
-  token: string;
+  secret: ClusterSecret;
   log: Log;
   native: NativeAccess;
   /** Bytes a second of a compaction that a native call asks for; 0 if as fast as can be. */
@@ -58,19 +59,17 @@ interface Call {
 }
 
 export function makeDirectoryServer(options: DirectoryServerOptions): Server {
-  const { token, log, native: access } = options;
-  const isOurs = tokenCheck(token);
+  const { secret, log, native: access } = options;
+  const verifier = new CallVerifier(secret);
   const routes = makeRoutes(options);
-  const native = new NativeCalls({ ...options, access, isOurs });
+  const native = new NativeCalls({ ...options, access, verifier });
   const handle = async (request: IncomingMessage, response: ServerResponse) => {
     const url = readUrl(request);
     if (native.has(url.pathname)) {
       await native.answer(request, response, url);
       return;
     }
-    if (!isOurs(request.headers[tokenHeader])) {
-      throw new Failure("forbidden", "Cannot answer: the call does not carry the cluster's token");
-    }
+    await verifier.admit(request, response);
     const gone = new AbortController();
     response.once("close", () => gone.abort());
     const line = `${request.method} ${url.pathname}`;
