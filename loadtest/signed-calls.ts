@@ -1,6 +1,6 @@
 /** Calls to a store or directory as the cluster's own processes make them: signed, one by one or ahead. */
 
-import { challengeHeader, signatureHeader } from "../base/call-signature.ts";
+import { bodyDigest, challengeHeader, signatureHeader } from "../base/call-signature.ts";
 import { CallSigner, signingsMax } from "../base/call-signer.ts";
 import type { Cluster } from "./cluster.ts";
 import { type Answer, type RequestOptions, request } from "./request.ts";
@@ -33,7 +33,6 @@ export class SignedCalls {
     method,
     paths,
     headers = {},
-    bodySha256,
     body,
     count,
   }: {
@@ -42,11 +41,11 @@ export class SignedCalls {
     paths: readonly string[];
     headers?: Record<string, string>;
     body?: Uint8Array;
-    bodySha256?: string;
     count: number;
   }): Promise<string[]> {
     // So that it is known which run answers there.
     await this.request({ address, path: "/" });
+    const bodySha256 = body && bodyDigest(body);
     return Array.from({ length: count }, (_, at) => {
       const path = paths[at % paths.length] ?? "/";
       return this.#signer.sign({ address, method, path, headers, body, bodySha256 });
