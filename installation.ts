@@ -12,7 +12,7 @@ import { readFileSync, renameSync, writeFileSync } from "node:fs";
 import path from "node:path";
 import { Failure, messageOf } from "./base/failure.ts";
 import type { RoleReady } from "./base/role.ts";
-import { createSecretFile } from "./base/token.ts";
+import { createSecretFile } from "./base/secret-file.ts";
 import { type Credentials, readCredentials } from "./gateway/client.ts";
 
 export const roleNames = ["directory", "store", "gateway"] as const;

@@ -5,7 +5,7 @@ import { Failure, messageOf } from "./base/failure.ts";
 import { logLevels } from "./base/log.ts";
 import { exitCodeHopeless } from "./base/role.ts";
 import { parseBytes } from "./base/units.ts";
-import { printStatus, setBucket } from "./operate.ts";
+import { printNativeToken, printStatus, setBucket } from "./operate.ts";
 import { up } from "./up.ts";
 import { addVolumeCommands } from "./volumes.ts";
 
@@ -76,7 +76,7 @@ const volumeSize = () =>
 const nativeAccess = () =>
   new Option(
     "--native <mode>",
-    "who may make SeaweedFS's calls: open to all, with the cluster's token, off (default: open on loopback, else token)",
+    "who may make SeaweedFS's calls: open to all, with the token that `hayloft token` shows, off (default: open on loopback, else token)",
   ).choices(["open", "token", "off"]);
 /** For runs that want many checkpoints: nobody else has to know. */
 const checkpointNeedles = () =>
@@ -281,6 +281,16 @@ bucketCommand
   .argument("<settings...>", "name=value")
   .option("--data <folder>", "the data folder of the running `hayloft up`", "./data")
   .action(async (bucket, settings, options) => await setBucket(bucket, settings, options));
+
+program
+  .command("token")
+  .summary("show the token for SeaweedFS's calls")
+  .description(
+    "Shows what clients of SeaweedFS's calls send as `Authorization: Bearer TOKEN` where --native is token. It follows from the cluster's secret, changes with it, and opens no other calls.",
+  )
+  .option("--data <folder>", "the data folder of `hayloft up`", "./data")
+  .option("--token-file <file>", "the cluster's secret, where there is no such folder")
+  .action((options: { data: string; tokenFile?: string }) => printNativeToken(options));
 
 addVolumeCommands(program);
 

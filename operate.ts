@@ -1,6 +1,7 @@
-/** What operators do from the command line against a running `hayloft up`: status and bucket settings. */
+/** What operators do from the command line against a running `hayloft up`: status, bucket settings, the native token. */
 
 import Table from "cli-table3";
+import { ClusterSecret } from "./base/cluster-secret.ts";
 import { Failure } from "./base/failure.ts";
 import { formatBytes, parseBytes } from "./base/units.ts";
 import { type Credentials, GatewayClient, type GatewayStatus } from "./gateway/client.ts";
@@ -12,6 +13,12 @@ export async function makeFirstBucket(address: string, credentials: Credentials)
   if ((await client.buckets()).length > 0) return;
   await client.makeBucket("photos");
   await client.changeSettings("photos", { publicRead: true });
+}
+
+/** What clients of SeaweedFS's calls show where they are not open. */
+export function printNativeToken({ data, tokenFile }: { data: string; tokenFile?: string }): void {
+  const secret = ClusterSecret.read(tokenFile ?? new Installation(data).tokenFile);
+  process.stdout.write(`${secret.nativeBearer}\n`);
 }
 
 export async function printStatus({ data, json }: { data: string; json?: boolean }): Promise<void> {

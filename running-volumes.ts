@@ -7,9 +7,9 @@
 
 import type { Readable } from "node:stream";
 import { setTimeout as sleep } from "node:timers/promises";
+import { ClusterSecret } from "./base/cluster-secret.ts";
 import { Failure, messageOf } from "./base/failure.ts";
 import { Caller } from "./base/http-call.ts";
-import { readToken } from "./base/token.ts";
 import { DirectoryClient, type OrderStatus, type VolumeStatus } from "./directory/client.ts";
 import { Installation } from "./installation.ts";
 import {
@@ -43,11 +43,11 @@ export class RunningVolumes {
   readonly #stores: StoreClient;
   readonly #address: string;
 
-  constructor(address: string, token: string) {
+  constructor(address: string, secret: ClusterSecret) {
     this.#address = address;
-    this.#caller = new Caller(token);
+    this.#caller = new Caller(secret);
     this.#directory = new DirectoryClient(this.#caller, address);
-    this.#stores = new StoreClient(this.#caller, token);
+    this.#stores = new StoreClient(this.#caller);
   }
 
   /** Those of the `hayloft up` that runs in a data folder. */
@@ -57,7 +57,7 @@ export class RunningVolumes {
     if (directory === undefined) {
       throw new Failure("unavailable", `Cannot reach Hayloft: no directory runs in ${data}`);
     }
-    return new RunningVolumes(directory.address, readToken(installation.tokenFile));
+    return new RunningVolumes(directory.address, ClusterSecret.read(installation.tokenFile));
   }
 
   async close(): Promise<void> {

@@ -9,12 +9,12 @@
 
 import path from "node:path";
 import { setTimeout as sleep } from "node:timers/promises";
+import { ClusterSecret } from "./base/cluster-secret.ts";
 import { Failure, messageOf } from "./base/failure.ts";
 import { type FolderLock, lockFolder } from "./base/lock.ts";
 import { type Log, type LogLevel, makeLog } from "./base/log.ts";
 import type { RoleReady } from "./base/role.ts";
 import { Supervisor } from "./base/supervisor.ts";
-import { makeToken } from "./base/token.ts";
 import type { Credentials } from "./gateway/client.ts";
 import { Installation, type RoleName, type RunFile, roleNames } from "./installation.ts";
 import { makeFirstBucket } from "./operate.ts";
@@ -40,7 +40,7 @@ export async function up(options: UpOptions): Promise<void> {
   const installation = new Installation(options.data);
   const log = makeLog("up", options.logLevel);
   const lock = lockFolder(installation.folder, "hayloft");
-  makeToken(installation.tokenFile);
+  ClusterSecret.make(installation.tokenFile);
   const isFirstStart = installation.makeCredentials();
 
   const supervisors = makeSupervisors(options, installation, log);

@@ -12,8 +12,8 @@ import { rename, rm } from "node:fs/promises";
 import path from "node:path";
 import { Readable } from "node:stream";
 import { pipeline } from "node:stream/promises";
+import { ClusterSecret } from "./base/cluster-secret.ts";
 import { Failure, messageOf, systemErrorCode } from "./base/failure.ts";
-import { readToken } from "./base/token.ts";
 import { formatBytes, formatDuration } from "./base/units.ts";
 import { ExportReader } from "./export-reader.ts";
 import { ProgressDisplay } from "./progress.ts";
@@ -84,7 +84,7 @@ async function open({ data, directory, tokenFile, folder }: WhereOptions): Promi
   if (tokenFile === undefined) {
     throw new Failure("bad-request", "Cannot use --directory without --token-file");
   }
-  return new RunningVolumes(directory, readToken(tokenFile));
+  return new RunningVolumes(directory, ClusterSecret.read(tokenFile));
 }
 
 /** The commands, on the volumes that they are for. */

@@ -1,10 +1,13 @@
 /**
- * Calls to other processes of the cluster: pooled connections, the cluster's token, a deadline on every
- * call, and failures that come out as they went in.
+ * Calls to other processes of the cluster: pooled connections, a signature and a deadline on every call, and
+ * failures that come out as they went in.
  */
 
 import type { Readable } from "node:stream";
 import { Agent, type Dispatcher } from "undici";
+import { challengeHeader, signatureHeader } from "./call-signature.ts";
+import { CallSigner, signingsMax } from "./call-signer.ts";
+import type { ClusterSecret } from "./cluster-secret.ts";
 import {
   Failure,
   type FailureBody,
@@ -14,7 +17,6 @@ import {
   systemErrorCode,
 } from "./failure.ts";
 import { leaderHeader, requestIdHeader } from "./http-serve.ts";
-import { tokenHeader } from "./token.ts";
 
 export interface CallOptions {
   method: "GET" | "HEAD" | "PUT" | "POST" | "DELETE";
@@ -22,8 +24,11 @@ export interface CallOptions {
   address: string;
   /** Path with query. */
   path: string;
+  /** With names in lower case. */
   headers?: Record<string, string>;
   body?: Uint8Array | string | undefined;
+  /** SHA-256 of the body, hex, where it is known already. */
+  bodySha256?: string | undefined;
   /** How long the answer's head may take, and then any pause in its body. */
   timeoutMs: number;
   requestId?: string | undefined;
@@ -44,16 +49,16 @@ export interface StreamAnswer {
 
 /** One for a process: it owns the connections. */
 export class Caller {
-  readonly #token: string;
+  readonly signer: CallSigner;
   readonly #calls: Agent;
   /** Apart, because a stream is as slow as who reads it: it must not take a call's connection. */
   readonly #streams: Agent;
 
   constructor(
-    token: string,
+    secret: ClusterSecret,
     { connectionsPerAddress = 256 }: { connectionsPerAddress?: number } = {},
   ) {
-    this.#token = token;
+    this.signer = new CallSigner(secret);
     const makeAgent = () =>
       new Agent({
         connections: connectionsPerAddress,
@@ -106,19 +111,36 @@ export class Caller {
     headers: Record<string, string | string[] | undefined>;
     body: Dispatcher.ResponseData["body"];
   }> {
+    for (let signings = 1; ; signings++) {
+      const signature = this.signer.sign({ headers: {}, ...options });
+      const response = await this.#sendSigned(agent, options, signature);
+      const { statusCode, headers, body } = response;
+      if (statusCode < 400) return { status: statusCode, headers, body };
+      const failure = await readFailure(options, response);
+      const challenge = String(headers[challengeHeader] ?? "");
+      const isAnswered =
+        signings < signingsMax && this.signer.learn(options.address, signature, challenge);
+      if (!isAnswered) throw failure;
+    }
+  }
+
+  async #sendSigned(
+    agent: Agent,
+    options: CallOptions,
+    signature: string,
+  ): Promise<Dispatcher.ResponseData> {
     const { method, address, path, headers, body, timeoutMs, requestId, signal } = options;
     // One deadline over all: undici's own begins only when a connection is free.
     const late = new AbortController();
     const timer = setTimeout(() => late.abort(new LateError()), timeoutMs);
-    let response: Dispatcher.ResponseData;
     try {
-      response = await agent.request({
+      return await agent.request({
         origin: `http://${address}`,
         path,
         method,
         headers: {
           ...headers,
-          [tokenHeader]: this.#token,
+          [signatureHeader]: signature,
           ...(requestId === undefined ? {} : { [requestIdHeader]: requestId }),
         },
         body: body ?? null,
@@ -131,8 +153,6 @@ export class Caller {
     } finally {
       clearTimeout(timer);
     }
-    if (response.statusCode >= 400) throw await readFailure(options, response);
-    return { status: response.statusCode, headers: response.headers, body: response.body };
   }
 }
 

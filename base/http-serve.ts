@@ -3,8 +3,10 @@
  * turn a failure into an answer, and stop without cutting off what runs.
  */
 
+import { createHash } from "node:crypto";
 import type { IncomingMessage, OutgoingHttpHeaders, Server, ServerResponse } from "node:http";
 import type { AddressInfo } from "node:net";
+import { bodyDigest, noBody } from "./call-signature.ts";
 import { Failure, type FailureBody, systemErrorCode, toFailure } from "./failure.ts";
 import type { Log } from "./log.ts";
 import { systemRandom } from "./random.ts";
@@ -74,7 +76,44 @@ export function newRequestId(): string {
   return digits() + digits();
 }
 
-/** The whole body, at most `limitBytes` of it: more is `too-large`, less than promised `bad-request`. */
+/** SHA-256 of the bodies that were signed, or `-` for none. */
+const expectedBodies = new WeakMap<IncomingMessage, string>();
+
+/** Has `readBody` refuse any body of this request but the one with this digest. */
+export function expectBody(request: IncomingMessage, digest: string): void {
+  expectedBodies.set(request, digest);
+}
+
+/** Above this a body is hashed as it comes in: in one go at its end would hold up everybody else. */
+const wholeHashBytesMax = 65_536;
+
+/** Takes in a body piece by piece; in the end says whether it is what was signed, if it was. */
+class BodyCheck {
+  readonly #expected: string | undefined;
+  readonly #hash;
+
+  constructor(request: IncomingMessage) {
+    this.#expected = expectedBodies.get(request);
+    const declared = Number(request.headers["content-length"] ?? Infinity);
+    const isLarge = this.#expected !== undefined && declared > wholeHashBytesMax;
+    this.#hash = isLarge ? createHash("sha256") : undefined;
+  }
+
+  take(part: Buffer): void {
+    this.#hash?.update(part);
+  }
+
+  holds(body: Buffer): boolean {
+    if (this.#expected === undefined) return true;
+    if (this.#expected === noBody) return body.length === 0;
+    return this.#expected === (this.#hash?.digest("hex") ?? bodyDigest(body));
+  }
+}
+
+/**
+ * The whole body, at most `limitBytes` of it: more is `too-large`, less than promised `bad-request`, and
+ * another than was signed `forbidden`.
+ */
 export function readBody(
   request: IncomingMessage,
   { limitBytes, stallMs = 30_000 }: { limitBytes: number; stallMs?: number },
@@ -86,6 +125,7 @@ export function readBody(
       return;
     }
     const parts: Buffer[] = [];
+    const check = new BodyCheck(request);
     let length = 0;
     const stalled = setTimeout(() => {
       finish(new Failure("timeout", `Cannot read the request: nothing came for ${stallMs} ms`));
@@ -93,24 +133,52 @@ export function readBody(
     const finish = (failure?: Failure) => {
       clearTimeout(stalled);
       request.off("data", onData).off("end", onEnd).off("error", onCut).off("aborted", onCut);
-      if (failure === undefined) {
-        resolve(parts.length === 1 && parts[0] !== undefined ? parts[0] : Buffer.concat(parts));
-      } else {
+      if (failure !== undefined) {
         request.pause();
         reject(failure);
+        return;
       }
+      const body = parts.length === 1 && parts[0] !== undefined ? parts[0] : Buffer.concat(parts);
+      if (check.holds(body)) resolve(body);
+      else
+        reject(new Failure("forbidden", "Cannot take the body: it is not the one that was signed"));
     };
     const onData = (part: Buffer) => {
       stalled.refresh();
       length += part.length;
-      if (length > limitBytes) finish(tooLarge(limitBytes));
-      else parts.push(part);
+      if (length > limitBytes) {
+        finish(tooLarge(limitBytes));
+        return;
+      }
+      parts.push(part);
+      check.take(part);
     };
     const onEnd = () => finish();
     const onCut = () => {
       finish(new Failure("bad-request", "Cannot read the request: it ended before its time"));
     };
     request.on("data", onData).on("end", onEnd).on("error", onCut).on("aborted", onCut);
+  });
+}
+
+/** Reads a body and drops it; resolves at its end, or when it has taken too long. */
+export function drainBody(
+  request: IncomingMessage,
+  { limitMs = 5_000 }: { limitMs?: number } = {},
+): Promise<void> {
+  return new Promise((resolve) => {
+    if (request.complete) {
+      resolve();
+      return;
+    }
+    const settle = () => {
+      clearTimeout(deadline);
+      request.off("end", settle).off("error", settle).off("close", settle);
+      resolve();
+    };
+    const deadline = setTimeout(settle, limitMs);
+    request.on("end", settle).on("error", settle).on("close", settle);
+    request.resume();
   });
 }
 

@@ -12,6 +12,8 @@
  */
 
 import { connect, type Socket } from "node:net";
+import { challengeHeader, signatureHeader } from "./call-signature.ts";
+import { type CallSigner, signingsMax } from "./call-signer.ts";
 import { Failure, messageOf } from "./failure.ts";
 
 export interface LeanGetOptions {
@@ -31,11 +33,14 @@ export interface LeanAnswer {
   status: number;
   /** The body of an answer of 400 or more, which goes to nobody else. */
   errorBody: string;
+  /** What such an answer says of how to sign. */
+  challenge?: string | undefined;
 }
 
 const bufferBytes = 131_072;
 const headBytesMax = 16_384;
 const errorBytesMax = 65_536;
+const challengeLine = new RegExp(`\\r\\n${challengeHeader}: *([!-~]+) *\\r\\n`, "i");
 /** Under the time after which a store closes what is idle. */
 const idleMs = 8_000;
 
@@ -44,13 +49,38 @@ export class LeanGetter {
   readonly #all = new Set<Connection>();
   readonly #waiting: (() => void)[] = [];
   readonly #connectionsMax: number;
+  readonly #signer: CallSigner | undefined;
 
-  constructor({ connectionsMax = 128 }: { connectionsMax?: number } = {}) {
+  /** With a `signer` every request is signed. */
+  constructor({
+    connectionsMax = 128,
+    signer,
+  }: {
+    connectionsMax?: number;
+    signer?: CallSigner;
+  } = {}) {
     this.#connectionsMax = connectionsMax;
+    this.#signer = signer;
   }
 
   /** Fails with `unavailable` or `timeout`; an answer of 400 or more is an answer. */
   async get(options: LeanGetOptions): Promise<LeanAnswer> {
+    const signer = this.#signer;
+    if (signer === undefined) return await this.#get(options);
+    const { address, headers } = options;
+    for (let signings = 1; ; signings++) {
+      const signature = signer.sign({ ...options, method: "GET" });
+      const answer = await this.#get({
+        ...options,
+        headers: { [signatureHeader]: signature, ...headers },
+      });
+      const { status, challenge } = answer;
+      if (status < 400 || signings === signingsMax) return answer;
+      if (!signer.learn(address, signature, challenge)) return answer;
+    }
+  }
+
+  async #get(options: LeanGetOptions): Promise<LeanAnswer> {
     const { address, timeoutMs } = options;
     const deadlineMs = performance.now() + timeoutMs;
     for (;;) {
@@ -245,6 +275,7 @@ class Exchange {
   #bodyBytes = -1;
   #readBytes = 0;
   #errorBody = "";
+  #challenge: string | undefined;
   #closes = false;
 
   constructor(address: string, options: ExchangeOptions) {
@@ -269,7 +300,11 @@ class Exchange {
       return false;
     }
     if (this.#readBytes < this.#bodyBytes) return true;
-    this.#options.settle({ status: this.#status, errorBody: this.#errorBody });
+    this.#options.settle({
+      status: this.#status,
+      errorBody: this.#errorBody,
+      challenge: this.#challenge,
+    });
     return !this.#closes;
   }
 
@@ -312,6 +347,7 @@ class Exchange {
     this.#bodyBytes = Number(length);
     this.#closes = /\r\nconnection: *close *\r\n/i.test(head);
     if (this.#status < 400) this.#options.onLength?.(this.#bodyBytes);
+    else this.#challenge = challengeLine.exec(head)?.[1];
     return bytes.subarray(end + 4 - before);
   }
 

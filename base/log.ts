@@ -15,7 +15,7 @@ export function makeLog(role: string, level: LogLevel): Log {
       timestamp: pino.stdTimeFunctions.isoTime,
       formatters: { level: (label) => ({ level: label }) },
       redact: {
-        paths: ["*.authorization", "*.cookie", "*.secret", "*.token", '*["x-hayloft-token"]'],
+        paths: ["*.authorization", "*.cookie", "*.secret", "*.token"],
         censor: "[left out]",
       },
     },

@@ -1,6 +1,6 @@
-/** Who may make SeaweedFS's calls, which carry no token of the cluster. */
+/** Who may make SeaweedFS's calls, whose clients sign nothing. */
 
-/** Whoever reaches the port, who has the cluster's token, or nobody. */
+/** Whoever reaches the port, who shows the token that `hayloft token` prints, or nobody. */
 export type NativeAccess = "open" | "token" | "off";
 
 /** What goes without saying: open where nobody but this machine can call. */

@@ -10,6 +10,7 @@ import { messageOf } from "../base/failure.ts";
 import type { Log } from "../base/log.ts";
 import { pause, type Runtime } from "../base/runtime.ts";
 import { Bell } from "./bell.ts";
+import { onePlacement, placementText } from "./placement.ts";
 import type { MapVolume, VolumeClass, VolumeMap } from "./protocol.ts";
 import type { DirectoryTables } from "./schema.ts";
 
@@ -105,7 +106,9 @@ async function mapOnRecord(database: Kysely<DirectoryTables>): Promise<VolumeMap
       volume,
       class: volumeClass as VolumeClass,
       isWritable: false,
+      placement: placementText(onePlacement),
       addresses: [address],
+      memberAddresses: [address],
       isFull: false,
       freeBytes: 0,
     }),

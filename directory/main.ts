@@ -3,7 +3,9 @@
 import type { Server } from "node:http";
 import path from "node:path";
 import type { Kysely } from "kysely";
+import { CallVerifier } from "../base/call-verifier.ts";
 import { type Clock, systemClock } from "../base/clock.ts";
+import { ClusterSecret } from "../base/cluster-secret.ts";
 import { Failure } from "../base/failure.ts";
 import { Caller } from "../base/http-call.ts";
 import { closeServer, formatAddress, listen } from "../base/http-serve.ts";
@@ -17,7 +19,6 @@ import { type Random, systemRandom } from "../base/random.ts";
 import { type RunningRole, runRole } from "../base/role.ts";
 import { type Runtime, systemRuntime } from "../base/runtime.ts";
 import { kyselyOn, openSqlite } from "../base/sqlite.ts";
-import { readToken } from "../base/token.ts";
 import { DirectoryClient } from "./client.ts";
 import { type CompactionOptions, Directory } from "./directory.ts";
 import { FollowedMap } from "./followed-map.ts";
@@ -70,10 +71,13 @@ const followedMapWaitMs = 2_000;
 export async function runDirectory(config: DirectoryConfig): Promise<void> {
   const log = makeLog("directory", config.logLevel);
   await runRole(log, async (): Promise<RunningRole> => {
-    const token = readToken(config.tokenFile);
+    const secret = ClusterSecret.read(config.tokenFile, {
+      onProblem: (failure) => log.error(failure.message),
+    });
+    const verifier = new CallVerifier(secret);
     const seams = { clock: systemClock, random: systemRandom, runtime: systemRuntime };
     const native = config.native ?? defaultNativeAccess(config.host);
-    const parts = { ...config, ...seams, token, native, log };
+    const parts = { ...config, ...seams, secret, verifier, native, log };
     return config.database === undefined ? await runAlone(parts) : await runAmongOthers(parts);
   });
 }
@@ -82,7 +86,8 @@ interface Parts extends DirectoryConfig {
   clock: Clock;
   random: Random;
   runtime: Runtime;
-  token: string;
+  secret: ClusterSecret;
+  verifier: CallVerifier;
   native: NativeAccess;
   log: Log;
 }
@@ -119,7 +124,7 @@ async function runAlone(parts: Parts): Promise<RunningRole> {
 
 /** One of several, on a PostgreSQL: it leads while it has the lease, and stands by else. */
 async function runAmongOthers(parts: Parts): Promise<RunningRole> {
-  const { token, native, log, clock, random, runtime, database: url = "" } = parts;
+  const { secret, verifier, native, log, clock, random, runtime, database: url = "" } = parts;
   if (!isPostgresUrl(url)) {
     const message = "Cannot use --database: it is postgres://USER@HOST:PORT/NAME";
     throw new Failure("bad-request", message);
@@ -150,13 +155,13 @@ async function runAmongOthers(parts: Parts): Promise<RunningRole> {
     const known = lease.leader?.address;
     return known === address ? undefined : known;
   };
-  const caller = new Caller(token);
+  const caller = new Caller(secret);
   const map = new FollowedMap({
     ...{ database, leader, clock, runtime, log },
     ask: (leaderAddress, after, signal) =>
       new DirectoryClient(caller, leaderAddress).map(after, followedMapWaitMs, signal),
   });
-  const standby = makeStandbyAnswers({ map, token, native, leader });
+  const standby = makeStandbyAnswers({ map, secret, verifier, native, leader });
   answers = (request, response) => {
     const now = leadership.term === undefined ? undefined : leading;
     return (now?.answers ?? standby)(request, response);
@@ -184,7 +189,7 @@ async function runAmongOthers(parts: Parts): Promise<RunningRole> {
 
 /** What is there while this directory leads: nothing in it is older than that. */
 function lead(
-  { clock, random, log, compaction, token, native }: Parts,
+  { clock, random, log, compaction, secret, verifier, native }: Parts,
   { database, term, address }: { database: Kysely<DirectoryTables>; term?: Term; address?: string },
 ): { directory: Directory; answers: Answers } {
   const directory = new Directory({
@@ -192,7 +197,7 @@ function lead(
     ...(term === undefined ? {} : { transact: term.transact }),
   });
   const answers = makeAnswers({
-    ...{ directory, token, log, native },
+    ...{ directory, secret, verifier, log, native },
     operations: new Operations(directory, { clock, random }),
     rateBytes: compaction === "off" ? 0 : compaction.rateBytes,
     ...(term === undefined ? {} : { term }),

@@ -16,11 +16,12 @@
  */
 
 import type { IncomingMessage, OutgoingHttpHeaders, ServerResponse } from "node:http";
+import type { CallVerifier } from "../base/call-verifier.ts";
+import type { ClusterSecret } from "../base/cluster-secret.ts";
 import { Failure, type FailureKind, toFailure } from "../base/failure.ts";
 import { answerJson, readBody, requestIdHeader, requestIdOf } from "../base/http-serve.ts";
 import type { Log } from "../base/log.ts";
 import type { NativeAccess } from "../base/native-access.ts";
-import { tokenHeader } from "../base/token.ts";
 import { parseTtl, splitTtl, ttlUnitNumber } from "../base/ttl.ts";
 import type { Directory } from "./directory.ts";
 import type { Operations } from "./operations.ts";
@@ -31,7 +32,8 @@ export interface NativeCallsOptions {
   directory: Directory;
   operations: Operations;
   access: NativeAccess;
-  isOurs: (token: string | string[] | undefined) => boolean;
+  secret: ClusterSecret;
+  verifier: CallVerifier;
   log: Log;
   /** Bytes a second of a compaction that was asked for; 0 if as fast as can be. */
   rateBytes: number;
@@ -102,7 +104,7 @@ export class NativeCalls {
     const gone = new AbortController();
     response.once("close", () => gone.abort());
     try {
-      this.#admit(request);
+      await admitNative(request, response, this.#options);
       const call = this.#calls[url.pathname];
       const answer =
         call === undefined
@@ -114,15 +116,6 @@ export class NativeCalls {
       send(response, answer);
     } catch (error) {
       this.#answerFailure(request, response, error);
-    }
-  }
-
-  #admit(request: IncomingMessage): void {
-    const { access, isOurs } = this.#options;
-    if (access === "off")
-      throw new Failure("not-found", "Cannot find this call: it is switched off");
-    if (access === "token" && !isOurs(request.headers[tokenHeader])) {
-      throw new Failure("forbidden", "Cannot answer: the call does not carry the cluster's token");
     }
   }
 
@@ -375,4 +368,25 @@ function volumeInfo(status: VolumeStatus): unknown {
     Version: 3,
     ReadOnly: !status.isWritable,
   };
+}
+
+/** Who may make SeaweedFS's calls. */
+export async function admitNative(
+  request: IncomingMessage,
+  response: ServerResponse,
+  {
+    access,
+    secret,
+    verifier,
+  }: { access: NativeAccess; secret: ClusterSecret; verifier: CallVerifier },
+): Promise<void> {
+  if (access === "off") throw new Failure("not-found", "Cannot find this call: it is switched off");
+  // A signature that does not hold is refused even where none is needed: whoever gave it meant it.
+  if (verifier.isSigned(request)) await verifier.admit(request, response);
+  else if (access === "token" && !secret.isNativeBearer(request.headers.authorization)) {
+    throw new Failure(
+      "forbidden",
+      "Cannot answer: the call does not carry the token that `hayloft token` shows",
+    );
+  }
 }

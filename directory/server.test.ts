@@ -1,9 +1,11 @@
-import { mkdtempSync, rmSync } from "node:fs";
+import { mkdtempSync, readFileSync, rmSync } from "node:fs";
 import type { Server } from "node:http";
 import { tmpdir } from "node:os";
 import path from "node:path";
 import type { Kysely } from "kysely";
 import { afterEach, beforeEach, expect, test } from "vitest";
+import { ClusterSecret } from "../base/cluster-secret.ts";
+import type { Failure } from "../base/failure.ts";
 import { parseFid } from "../base/fid.ts";
 import { Caller } from "../base/http-call.ts";
 import { closeServer, formatAddress, listen } from "../base/http-serve.ts";
@@ -12,7 +14,6 @@ import { migrate } from "../base/migrate.ts";
 import type { NativeAccess } from "../base/native-access.ts";
 import { seededRandom } from "../base/random.ts";
 import { kyselyOn, openSqlite } from "../base/sqlite.ts";
-import { tokenHeader } from "../base/token.ts";
 import { DirectoryClient } from "./client.ts";
 import { Directory } from "./directory.ts";
 import { FakeStore } from "./fake-store.ts";
@@ -20,7 +21,7 @@ import { Operations } from "./operations.ts";
 import { type DirectoryTables, directoryMigrations } from "./schema.ts";
 import { makeDirectoryServer } from "./server.ts";
 
-const token = "a".repeat(64);
+const secret = ClusterSecret.of("a".repeat(64));
 const log = makeLog("test", "silent");
 
 let folder: string;
@@ -40,7 +41,7 @@ beforeEach(async () => {
   folder = mkdtempSync(path.join(tmpdir(), "hayloft-directory-"));
   database = kyselyOn<DirectoryTables>(openSqlite(path.join(folder, "directory.sqlite"), "write"));
   await migrate(database, directoryMigrations);
-  caller = new Caller(token);
+  caller = new Caller(secret);
   isOver = false;
   beating = Promise.resolve();
   await serve("open");
@@ -64,7 +65,7 @@ async function serve(native: NativeAccess): Promise<void> {
   };
   directory = new Directory({ database, log, ...seams, assignWaitMsMax: 200 });
   const operations = new Operations(directory, seams);
-  server = makeDirectoryServer({ directory, operations, token, log, native, rateBytes: 7 });
+  server = makeDirectoryServer({ directory, operations, secret, log, native, rateBytes: 7 });
   address = formatAddress(await listen(server, { host: "127.0.0.1", port: 0 }));
   client = new DirectoryClient(caller, address);
 }
@@ -101,7 +102,7 @@ async function assignOne(query = ""): Promise<string> {
   return (await call(`/dir/assign${query}`)).body.fid;
 }
 
-test("/dir/assign answers a fid and where to put it, by GET, POST and PUT, without the token", async () => {
+test("/dir/assign answers a fid and where to put it, by GET, POST and PUT, unsigned", async () => {
   await startBeating();
   for (const method of ["GET", "POST", "PUT"]) {
     const { status, body, headers } = await call("/dir/assign", { method });
@@ -324,14 +325,22 @@ test("With access by token others are refused, and switched off there is nothing
       const refused = await call(target);
       expect(refused.status, mode).toBe(without);
       expect(Object.keys(refused.body)).toEqual(["error"]);
-      const headers = { [tokenHeader]: token };
+      const headers = { authorization: `Bearer ${secret.nativeBearer}` };
       expect((await call(target, { headers })).status, mode).toBe(withToken);
+      const wrong = { authorization: `Bearer ${ClusterSecret.of("b".repeat(64)).nativeBearer}` };
+      expect((await call(target, { headers: wrong })).status, mode).toBe(without);
+      const signed = caller.call({ method: "GET", address, path: target, timeoutMs: 5_000 });
+      const status = await signed.then(
+        (answer) => answer.status,
+        (error: Failure) => error.status,
+      );
+      expect(status, mode).toBe(withToken);
     }
     expect((await call("/3,01637037d6")).status).toBe(without);
   }
 });
 
-test("Operators' calls need the token, and what they ask for has to be understood", async () => {
+test("Every call but the native ones is refused unsigned, and what comes signed has to be understood", async () => {
   await store.beat(directory);
   const targets: [string, string][] = [
     ["POST", "/volumes/1/compact"],
@@ -342,16 +351,31 @@ test("Operators' calls need the token, and what they ask for has to be understoo
     ["GET", "/orders/1"],
     ["POST", "/heartbeat"],
     ["GET", "/status"],
+    ["GET", "/map"],
+    ["GET", "/nothing"],
   ];
+  const routes = readFileSync(new URL("server.ts", import.meta.url), "utf8");
+  expect(targets.length - 1).toBe(routes.match(/pattern: \/\^/g)?.length);
   for (const [method, target] of targets) {
     expect((await call(target, { method })).status, target).toBe(403);
-  }
-  const post = (target: string, body: unknown) =>
-    call(target, {
-      method: "POST",
-      headers: { [tokenHeader]: token },
-      body: JSON.stringify(body),
+    // The native bearer is for native calls alone.
+    const headers = { authorization: `Bearer ${secret.nativeBearer}` };
+    expect((await call(target, { method, headers })).status, target).toBe(403);
+    const stranger = new Caller(ClusterSecret.of("b".repeat(64)));
+    const refused = stranger.call({
+      ...{ method: method as "GET", address, path: target, timeoutMs: 5_000 },
     });
+    await expect(refused, target).rejects.toMatchObject({
+      kind: "forbidden",
+      message: expect.stringContaining("another secret"),
+    });
+    await stranger.close();
+  }
+  const post = async (path: string, body: unknown) =>
+    await caller.callJson({ method: "POST", address, path, body, timeoutMs: 5_000 }).then(
+      () => ({ status: 200 }),
+      (error: Failure) => ({ status: error.status }),
+    );
   expect((await post("/volumes/1/compact", { rateBytes: -1 })).status).toBe(400);
   expect((await post("/compact", { garbageRatioMin: 2 })).status).toBe(400);
   expect((await post("/volumes/import", { volume: 0, dat: "a", idx: "b" })).status).toBe(400);

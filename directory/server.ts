@@ -1,5 +1,5 @@
 /**
- * The directory's calls. Those between processes, and those of operators, carry the cluster's token:
+ * The directory's calls. Those between processes, and those of operators, are signed (base/call-signature.ts):
  *
  *   POST /heartbeat               what a store has; answers with its orders
  *   GET  /map?after=V&wait=MS     the volume map, once it is another than version V
@@ -17,11 +17,12 @@
 
 import { createServer, type IncomingMessage, type Server, type ServerResponse } from "node:http";
 import { z } from "zod";
+import { CallVerifier } from "../base/call-verifier.ts";
+import type { ClusterSecret } from "../base/cluster-secret.ts";
 import { Failure, messageOf } from "../base/failure.ts";
 import { answerFailure, answerJson, readBody, requestIdOf } from "../base/http-serve.ts";
 import type { Log } from "../base/log.ts";
 import type { NativeAccess } from "../base/native-access.ts";
-import { tokenCheck, tokenHeader } from "../base/token.ts";
 import type { Directory } from "./directory.ts";
 import type { Term } from "./lease.ts";
 import { NativeCalls } from "./native-calls.ts";
@@ -43,7 +44,9 @@ const mapWaitMsMax = 30_000;
 export interface DirectoryServerOptions {
   directory: Directory;
   operations: Operations;
-  token: string;
+  secret: ClusterSecret;
+  /** Of the process: what it remembers outlives a term. */
+  verifier?: CallVerifier;
   log: Log;
   native: NativeAccess;
   /** Bytes a second of a compaction that a native call asks for; 0 if as fast as can be. */
@@ -84,17 +87,17 @@ export function serveAnswers(current: () => Answers, log: Log): Server {
 
 /** What the directory that leads answers. */
 export function makeAnswers(options: DirectoryServerOptions): Answers {
-  const { token, native: access, term } = options;
-  const isOurs = tokenCheck(token);
+  const { secret, native: access, term } = options;
+  const { verifier = new CallVerifier(secret) } = options;
   const routes = makeRoutes(options);
-  const native = new NativeCalls({ ...options, access, isOurs });
+  const native = new NativeCalls({ ...options, access, verifier });
   return async (request, response) => {
     const url = readUrl(request);
     if (native.has(url.pathname)) {
       await native.answer(request, response, url);
       return;
     }
-    requireToken(request, isOurs);
+    await verifier.admit(request, response);
     const gone = new AbortController();
     response.once("close", () => gone.abort());
     const signal = term === undefined ? gone.signal : AbortSignal.any([gone.signal, term.ended]);
@@ -108,14 +111,6 @@ export function makeAnswers(options: DirectoryServerOptions): Answers {
     }
     throw new Failure("not-found", `Cannot find ${line}`);
   };
-}
-
-export function requireToken(
-  request: IncomingMessage,
-  isOurs: (token: string | string[] | undefined) => boolean,
-): void {
-  if (isOurs(request.headers[tokenHeader])) return;
-  throw new Failure("forbidden", "Cannot answer: the call does not carry the cluster's token");
 }
 
 /** How long a poll of the map may be held. */

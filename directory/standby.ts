@@ -9,18 +9,20 @@
  */
 
 import type { IncomingMessage, ServerResponse } from "node:http";
+import type { CallVerifier } from "../base/call-verifier.ts";
+import type { ClusterSecret } from "../base/cluster-secret.ts";
 import { Failure, toFailure } from "../base/failure.ts";
 import { answerJson, leaderHeader, requestIdHeader, requestIdOf } from "../base/http-serve.ts";
 import type { NativeAccess } from "../base/native-access.ts";
-import { tokenCheck } from "../base/token.ts";
 import type { FollowedMap } from "./followed-map.ts";
-import { fidPath } from "./native-calls.ts";
+import { admitNative, fidPath } from "./native-calls.ts";
 import type { LeaderStatus } from "./protocol.ts";
-import { type Answers, readMapPoll, readUrl, requireToken } from "./server.ts";
+import { type Answers, readMapPoll, readUrl } from "./server.ts";
 
 export interface StandbyOptions {
   map: FollowedMap;
-  token: string;
+  secret: ClusterSecret;
+  verifier: CallVerifier;
   native: NativeAccess;
   /** Who leads, if that is known and another. */
   leader: () => string | undefined;
@@ -29,20 +31,19 @@ export interface StandbyOptions {
 const nativePath = /^\/(dir\/(assign|lookup|status)|vol\/(status|vacuum)|cluster\/status)$/;
 
 export function makeStandbyAnswers(options: StandbyOptions): Answers {
-  const { map, token, native, leader } = options;
-  const isOurs = tokenCheck(token);
+  const { map, secret, verifier, native, leader } = options;
   return async (request, response) => {
     const url = readUrl(request);
     if (nativePath.test(url.pathname) || fidPath.test(url.pathname)) {
       try {
-        if (native === "token") requireToken(request, isOurs);
+        await admitNative(request, response, { access: native, secret, verifier });
         await answerNative(options, { request, response, url });
       } catch (error) {
         answerNativeFailure(request, response, error);
       }
       return;
     }
-    requireToken(request, isOurs);
+    await verifier.admit(request, response);
     switch (`${request.method} ${url.pathname}`) {
       case "GET /map": {
         const gone = new AbortController();

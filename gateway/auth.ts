@@ -1,7 +1,7 @@
 /** Who asks: the owner of an access key, or anybody. And what each may do. */
 
 import { Failure } from "../base/failure.ts";
-import { secretsEqual } from "../base/token.ts";
+import { secretsEqual } from "../base/secret-file.ts";
 import type { Catalog } from "../catalog/catalog.ts";
 import type { Bucket } from "../catalog/model.ts";
 

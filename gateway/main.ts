@@ -1,13 +1,13 @@
 /** The gateway's process: opens the catalog, starts the image process, serves, stops. */
 
 import { systemClock } from "../base/clock.ts";
+import { ClusterSecret } from "../base/cluster-secret.ts";
 import { Caller } from "../base/http-call.ts";
 import { closeServer, formatAddress, listen } from "../base/http-serve.ts";
 import { type LogLevel, makeLog } from "../base/log.ts";
 import { makeRegistry, startOpsServer } from "../base/metrics.ts";
 import { systemRandom } from "../base/random.ts";
 import { type RunningRole, runRole } from "../base/role.ts";
-import { readToken } from "../base/token.ts";
 import { BlobCache } from "../cache/lru.ts";
 import { Catalog } from "../catalog/catalog.ts";
 import { DirectoryClient, VolumeDirectory } from "../directory/client.ts";
@@ -49,9 +49,11 @@ export async function runGateway(config: GatewayConfig): Promise<void> {
   await runRole(log, async (): Promise<RunningRole> => {
     const registry = makeRegistry("gateway");
     const root = readCredentials(config.credentials);
-    const token = readToken(config.tokenFile);
-    const caller = new Caller(token);
-    const stores = new StoreClient(caller, token);
+    const secret = ClusterSecret.read(config.tokenFile, {
+      onProblem: (failure) => log.error(failure.message),
+    });
+    const caller = new Caller(secret);
+    const stores = new StoreClient(caller);
     const catalog = await Catalog.open({
       folder: config.data,
       log,

@@ -7,7 +7,6 @@ import { promisify } from "node:util";
 import { Failure } from "../base/failure.ts";
 import { Caller } from "../base/http-call.ts";
 import { type Random, seededRandom } from "../base/random.ts";
-import { tokenHeader } from "../base/token.ts";
 import { formatBytes } from "../base/units.ts";
 import { DirectoryClient, type VolumeStatus } from "../directory/client.ts";
 import { type BlobMetadata, StoreClient } from "../store/client.ts";
@@ -17,6 +16,7 @@ import { findOpenVolume, readVolumes } from "./bench-requests.ts";
 import { contentOf } from "./content.ts";
 import { volumeFileOf } from "./engine/folder.ts";
 import type { SteadyAnswer, SteadyRequest } from "./engine/steady.ts";
+import { SignedCalls } from "./signed-calls.ts";
 
 const execute = promisify(execFile);
 
@@ -46,8 +46,8 @@ export async function benchCompaction(bench: Bench): Promise<void> {
   report.heading(
     `compaction: GET at ${loadShare * 100} % of what the store can do, while another volume is compacted / while nothing is`,
   );
-  const caller = new Caller(bench.cluster.token);
-  const store = new StoreClient(caller, bench.cluster.token);
+  const caller = new Caller(bench.cluster.secret);
+  const store = new StoreClient(caller);
   const steady = await EngineChild.start<SteadyRequest>("steady.ts");
   try {
     await new CompactionLine(bench, { caller, store, steady }).run();
@@ -121,13 +121,14 @@ class CompactionLine {
     const sizes = Array.from({ length: blobCount }, () => this.#randomSize());
     const fids = await this.#append(this.#readVolume, sizes);
     const address = cluster.storeAddress;
-    const headers = { [tokenHeader]: cluster.token };
+    const signed = new SignedCalls(cluster);
     const paths = fids.map((fid) => `/${fid}`);
     const { perSecond } = await tool.run({
-      ...{ address, method: "GET", paths, headers, seconds },
+      ...{ address, method: "GET", paths, headers: {}, signed, seconds },
       connections: capacityConnections,
     });
-    this.#load = { kind: "start", address, headers, paths, perSecond: perSecond * loadShare };
+    const { secretFile } = cluster;
+    this.#load = { kind: "start", address, secretFile, paths, perSecond: perSecond * loadShare };
     report.note(
       `${blobCount} blobs of 1 to 64 KiB, as many small as large ones: ${Math.round(perSecond)} GETs/s at most ` +
         `(${capacityConnections} connections), so ${Math.round(perSecond * loadShare)}/s`,

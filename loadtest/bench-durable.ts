@@ -2,7 +2,6 @@
 
 import path from "node:path";
 import { setTimeout as sleep } from "node:timers/promises";
-import { tokenHeader } from "../base/token.ts";
 import { formatBytes } from "../base/units.ts";
 import { type Durability, durabilityHeader } from "../store/client.ts";
 import { doRaw } from "./bench-engine.ts";
@@ -10,6 +9,7 @@ import { pinTo } from "./bench-process.ts";
 import { type Bench, formatRate, median, type Side, takeTurns } from "./bench-report.ts";
 import { findOpenVolume, smallBytes } from "./bench-requests.ts";
 import { contentOf } from "./content.ts";
+import { SignedCalls } from "./signed-calls.ts";
 
 const connections = 64;
 const aim = 0.6;
@@ -33,14 +33,15 @@ export async function benchDurable(bench: Bench): Promise<void> {
   const paths = [`/volumes/${await findOpenVolume(bench)}/needles`];
   const body = contentOf({ seed, id: 0 }, smallBytes);
   const counts: Record<Durability, Counts[]> = { disk: [], memory: [] };
+  const signed = new SignedCalls(cluster);
   let command = "";
   const side = (name: string, durability: Durability): Side => ({
     name,
     run: async () => {
-      const headers = { [tokenHeader]: cluster.token, [durabilityHeader]: durability };
+      const headers = { [durabilityHeader]: durability };
       const before = await readCounts(bench);
       const spec = { address, method: "POST", paths, headers, body, connections, seconds } as const;
-      const result = await tool.run(spec);
+      const result = await tool.run({ ...spec, signed });
       const after = await readCounts(bench);
       counts[durability].push({
         syncs: (after.syncs - before.syncs) / seconds,

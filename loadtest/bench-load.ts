@@ -8,8 +8,14 @@ import { writeFile } from "node:fs/promises";
 import path from "node:path";
 import { fileURLToPath } from "node:url";
 import { promisify } from "node:util";
+import { isRead, signatureHeader } from "../base/call-signature.ts";
 import { Failure, messageOf } from "../base/failure.ts";
 import { pinPrefix } from "./bench-process.ts";
+import type { SignedCalls } from "./signed-calls.ts";
+
+/** So many calls are signed for a second of load that changes something: no store takes more. */
+const changesPerSecondMax = 60_000;
+const signatureMark = "@signature@";
 
 const execute = promisify(execFile);
 
@@ -18,8 +24,11 @@ export interface LoadSpec {
   method: "GET" | "POST";
   /** Asked for in turn. */
   paths: readonly string[];
+  /** With names in lower case. */
   headers: Record<string, string>;
   body?: Buffer;
+  /** Signs each call as one of the cluster's own; a call that changes something is not sent twice. */
+  signed?: SignedCalls;
   connections: number;
   seconds: number;
 }
@@ -57,6 +66,7 @@ async function runWrk(spec: LoadSpec, scratch: string, pin: string[]): Promise<L
   const script = path.join(scratch, "load.lua");
   await writeFile(path.join(scratch, "paths"), `${paths.join("\n")}\n`);
   await writeFile(path.join(scratch, "body"), body ?? "");
+  await writeFile(path.join(scratch, "signatures"), (await signaturesOf(spec)).join("\n"));
   await writeFile(script, wrkScript(spec, scratch));
   const args = [
     ...["-t1", `-c${connections}`, `-d${seconds}s`, "--timeout", "10s"],
@@ -78,25 +88,56 @@ async function runWrk(spec: LoadSpec, scratch: string, pin: string[]): Promise<L
   };
 }
 
-function wrkScript({ method, headers, body }: LoadSpec, scratch: string): string {
-  const headerLines = Object.entries(headers).map(
+/** None where nothing is signed; as many as there are paths for reads, which may come again. */
+async function signaturesOf({
+  signed,
+  method,
+  paths,
+  seconds,
+  ...rest
+}: LoadSpec): Promise<string[]> {
+  if (signed === undefined) return [];
+  const count = isRead(method) ? paths.length : changesPerSecondMax * seconds;
+  return await signed.signAhead({ ...rest, method, paths, count });
+}
+
+function wrkScript({ method, headers, body, signed }: LoadSpec, scratch: string): string {
+  const sent = { ...headers, ...(signed && { [signatureHeader]: signatureMark }) };
+  const headerLines = Object.entries(sent).map(
     ([name, value]) => `wrk.headers[${luaText(name)}] = ${luaText(value)}`,
   );
-  // Requests are written once, before the load: what Lua does while it runs would slow the load down.
+  // As much as can be is written before the load: what Lua does while it runs would slow the load down.
   return `
 wrk.method = ${luaText(method)}
 ${headerLines.join("\n")}
 ${body === undefined ? "" : `wrk.body = io.open(${luaText(path.join(scratch, "body"))}, "rb"):read("*a")`}
 local requests = {}
+local signatures = {}
 local at = 0
 init = function()
+  for line in io.lines(${luaText(path.join(scratch, "signatures"))}) do
+    signatures[#signatures + 1] = line
+  end
   for line in io.lines(${luaText(path.join(scratch, "paths"))}) do
     requests[#requests + 1] = wrk.format(nil, line)
   end
+  if #signatures == #requests then
+    for i, text in ipairs(requests) do
+      local from, to = text:find(${luaText(signatureMark)}, 1, true)
+      requests[i] = text:sub(1, from - 1) .. signatures[i] .. text:sub(to + 1)
+    end
+    signatures = {}
+  end
+  for i, text in ipairs(requests) do
+    local from, to = text:find(${luaText(signatureMark)}, 1, true)
+    if from then requests[i] = { text:sub(1, from - 1), text:sub(to + 1) } end
+  end
 end
 request = function()
-  at = at % #requests + 1
-  return requests[at]
+  at = at + 1
+  local one = requests[(at - 1) % #requests + 1]
+  if #signatures == 0 then return one end
+  return one[1] .. signatures[(at - 1) % #signatures + 1] .. one[2]
 end
 done = function(summary, latency)
   local e = summary.errors
@@ -121,7 +162,12 @@ interface AutocannonReport {
 
 /** Autocannon's command asks for one path only, so it gets the first. */
 async function runAutocannon(spec: LoadSpec, scratch: string, pin: string[]): Promise<LoadResult> {
-  const { address, method, paths, headers, body, seconds, connections } = spec;
+  const { address, method, paths, body, seconds, connections, signed } = spec;
+  if (signed !== undefined && !isRead(method)) {
+    throw new Failure("unavailable", "Cannot sign each call with autocannon: install wrk");
+  }
+  const [signature] = await signaturesOf(spec);
+  const headers = { ...spec.headers, ...(signature && { [signatureHeader]: signature }) };
   const script = fileURLToPath(import.meta.resolve("autocannon/autocannon.js"));
   const input = path.join(scratch, "body");
   await writeFile(input, body ?? "");
@@ -146,8 +192,7 @@ async function run(
   [file = "", ...args]: string[],
   seconds: number,
 ): Promise<{ output: string; command: string }> {
-  // A header may carry the cluster's token: the command is shown without what is secret.
-  const command = [path.basename(file), ...args].join(" ").replace(/=[0-9a-f]{64}\b/g, "=…");
+  const command = [path.basename(file), ...args].join(" ");
   try {
     const { stdout } = await execute(file, args, { timeout: (seconds + 20) * 1_000 });
     return { output: stdout, command };

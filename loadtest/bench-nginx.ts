@@ -8,12 +8,12 @@ import { userInfo } from "node:os";
 import path from "node:path";
 import { setTimeout as sleep } from "node:timers/promises";
 import { Failure } from "../base/failure.ts";
-import { tokenHeader } from "../base/token.ts";
 import { hasTool, toolEnvironment } from "./bench-engine.ts";
 import { pinPrefix, pinTo } from "./bench-process.ts";
 import { type Bench, medianLatency, type Side, takeTurns } from "./bench-report.ts";
 import { expectStatus, storeSmallBlobs } from "./bench-requests.ts";
 import { request } from "./request.ts";
+import { SignedCalls } from "./signed-calls.ts";
 
 const connections = 64;
 const aim = 0.5;
@@ -33,15 +33,15 @@ export async function benchNginx(bench: Bench): Promise<void> {
   const nginx = await Nginx.start(path.join(bench.scratch, "nginx-server"), blobs, serverCore);
   try {
     pinTo(serverCore, cluster.place("store").pid);
-    const headers = { [tokenHeader]: cluster.token };
-    await checkAnswers([cluster.storeAddress, nginx.address], blobs, headers);
+    const signed = new SignedCalls(cluster);
+    await checkAnswers([cluster.storeAddress, nginx.address], blobs, signed);
     const paths = blobs.map((blob) => blob.path);
     let command = "";
     const side = (name: string, address: string): Side => ({
       name,
       run: async () => {
-        const spec = { address, method: "GET", paths, headers, connections, seconds } as const;
-        const result = await tool.run(spec);
+        const spec = { address, method: "GET", paths, headers: {}, connections, seconds } as const;
+        const result = await tool.run({ ...spec, signed });
         command = result.command;
         return result;
       },
@@ -70,11 +70,11 @@ interface Served {
 async function checkAnswers(
   addresses: string[],
   blobs: Served[],
-  headers: Record<string, string>,
+  signed: SignedCalls,
 ): Promise<void> {
   for (const address of addresses) {
     for (const { path, content } of blobs) {
-      const { body } = await expectStatus(200, { address, path, headers });
+      const { body } = await expectStatus(200, { address, path }, signed);
       if (!body.equals(content)) {
         throw new Failure("corrupt", `Cannot compare: ${address} answers ${path} with other bytes`);
       }

@@ -3,7 +3,6 @@
 import { writeFile } from "node:fs/promises";
 import path from "node:path";
 import { Failure } from "../base/failure.ts";
-import { tokenHeader } from "../base/token.ts";
 import type { VolumeStatus } from "../directory/client.ts";
 import type { BareAnswer, BareAnswers } from "./bare-server.ts";
 import type { LoadSpec } from "./bench-load.ts";
@@ -11,6 +10,7 @@ import { LineProcess, pinTo } from "./bench-process.ts";
 import { type Bench, type Side, takeTurns } from "./bench-report.ts";
 import { contentOf } from "./content.ts";
 import { type Answer, basicAuth, type RequestOptions, request } from "./request.ts";
+import { SignedCalls } from "./signed-calls.ts";
 
 /** Blobs that a line reads in turn: enough that none is special, few enough to be hot. */
 const blobs = 256;
@@ -26,15 +26,15 @@ export async function benchGet(bench: Bench): Promise<void> {
     "get: 1 KiB GET by fid at the store (hot) / bare node:http, same bytes and headers",
   );
   const address = cluster.storeAddress;
-  const headers = { [tokenHeader]: cluster.token };
+  const signed = new SignedCalls(cluster);
   const paths = (await storeSmallBlobs(bench)).map(({ path }) => path);
-  const sample = await expectStatus(200, { address, path: paths[0] ?? "", headers });
+  const sample = await expectStatus(200, { address, path: paths[0] ?? "" }, signed);
   await compareWithBare(bench, {
     name: "store",
     pid: cluster.place("store").pid,
     answers: { get: copyOf(sample), post: copyOf(sample) },
     aim: 0.7,
-    spec: { address, method: "GET", paths, headers, connections: getConnections },
+    spec: { address, method: "GET", paths, headers: {}, signed, connections: getConnections },
   });
 }
 
@@ -44,17 +44,20 @@ export async function benchPut(bench: Bench): Promise<void> {
     "put: 1 KiB durable PUT at the store / bare node:http that reads and drops the body",
   );
   const address = cluster.storeAddress;
-  const headers = { [tokenHeader]: cluster.token };
+  const signed = new SignedCalls(cluster);
   const paths = [`/volumes/${await findOpenVolume(bench)}/needles`];
   const body = contentOf({ seed: bench.seed, id: 0 }, smallBytes);
   const [path = ""] = paths;
-  const sample = await expectStatus(201, { address, method: "POST", path, headers, body });
+  const sample = await expectStatus(201, { address, method: "POST", path, body }, signed);
   await compareWithBare(bench, {
     name: "store",
     pid: cluster.place("store").pid,
     answers: { get: copyOf(sample), post: copyOf(sample) },
     aim: 0.4,
-    spec: { address, method: "POST", paths, headers, body, connections: putConnections },
+    spec: {
+      ...{ address, method: "POST", paths, headers: {}, body, signed },
+      connections: putConnections,
+    },
   });
 }
 
@@ -141,16 +144,13 @@ function copyOf({ status, headers, body }: Answer): BareAnswer {
 export async function storeSmallBlobs(bench: Bench): Promise<{ path: string; content: Buffer }[]> {
   const { cluster, seed } = bench;
   const volume = await findOpenVolume(bench);
+  const signed = new SignedCalls(cluster);
   const stored: { path: string; content: Buffer }[] = [];
   for (let id = 0; id < blobs; id++) {
     const content = contentOf({ seed, id }, smallBytes);
-    const { body } = await expectStatus(201, {
-      address: cluster.storeAddress,
-      method: "POST",
-      path: `/volumes/${volume}/needles`,
-      headers: { [tokenHeader]: cluster.token },
-      body: content,
-    });
+    const path = `/volumes/${volume}/needles`;
+    const call = { address: cluster.storeAddress, method: "POST", path, body: content };
+    const { body } = await expectStatus(201, call, signed);
     const { fid } = JSON.parse(body.toString()) as { fid: string };
     stored.push({ path: `/${fid}`, content });
   }
@@ -172,16 +172,17 @@ export async function findOpenVolume(bench: Bench, avoid: readonly number[] = []
 
 /** What the store has at this moment. */
 export async function readVolumes({ cluster }: Bench): Promise<VolumeStatus[]> {
-  const { body } = await expectStatus(200, {
-    address: cluster.storeAddress,
-    path: "/volumes",
-    headers: { [tokenHeader]: cluster.token },
-  });
+  const call = { address: cluster.storeAddress, path: "/volumes" };
+  const { body } = await expectStatus(200, call, new SignedCalls(cluster));
   return (JSON.parse(body.toString()) as { volumes: VolumeStatus[] }).volumes;
 }
 
-export async function expectStatus(status: number, options: RequestOptions): Promise<Answer> {
-  const answer = await request(options);
+export async function expectStatus(
+  status: number,
+  options: RequestOptions,
+  signed?: SignedCalls,
+): Promise<Answer> {
+  const answer = await (signed === undefined ? request(options) : signed.request(options));
   if (answer.status === status) return answer;
   const { method = "GET", path } = options;
   throw new Failure(

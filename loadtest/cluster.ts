@@ -13,6 +13,7 @@ import { mkdir, mkdtemp, readFile, rm } from "node:fs/promises";
 import { tmpdir } from "node:os";
 import path from "node:path";
 import { setTimeout as sleep } from "node:timers/promises";
+import { ClusterSecret } from "../base/cluster-secret.ts";
 import { Failure, systemErrorCode } from "../base/failure.ts";
 import { type Credentials, request, sumMetric } from "./request.ts";
 
@@ -103,8 +104,13 @@ export class Cluster {
     return JSON.parse(readFileSync(path.join(this.folder, "credentials.json"), "utf8"));
   }
 
-  get token(): string {
-    return readFileSync(path.join(this.folder, "token"), "utf8").trim();
+  get secretFile(): string {
+    return path.join(this.folder, "token");
+  }
+
+  /** What the processes sign their calls with. */
+  get secret(): ClusterSecret {
+    return ClusterSecret.read(this.secretFile);
   }
 
   /** The sum of a role's metric over all samples that have these labels. */

@@ -262,7 +262,7 @@ export class CrashOperator {
   /** Directories move when all is started anew, so each use asks where it is now. */
   async #withClient<Result>(use: (client: DirectoryClient) => Promise<Result>): Promise<Result> {
     const { cluster } = this.#options;
-    const caller = new Caller(cluster.token);
+    const caller = new Caller(cluster.secret);
     try {
       return await use(new DirectoryClient(caller, cluster.place("directory").address));
     } finally {

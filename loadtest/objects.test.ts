@@ -8,10 +8,10 @@ import { setTimeout as sleep } from "node:timers/promises";
 import sharp from "sharp";
 import { afterAll, beforeAll, expect, test } from "vitest";
 import { seededRandom } from "../base/random.ts";
-import { tokenHeader } from "../base/token.ts";
 import { type Cluster, startCluster } from "./cluster.ts";
 import { makePhoto } from "./photo.ts";
 import { type Answer, basicAuth, request } from "./request.ts";
+import { SignedCalls } from "./signed-calls.ts";
 
 const random = seededRandom(11);
 let cluster: Cluster;
@@ -132,10 +132,9 @@ test("An object of several chunks comes back bit for bit, and any range of it", 
 
 /** Bytes of all needles' data, as the stores keep it. */
 async function storedBytes(): Promise<number> {
-  const { body } = await request({
+  const { body } = await new SignedCalls(cluster).request({
     address: cluster.storeAddress,
     path: "/volumes",
-    headers: { [tokenHeader]: cluster.token },
   });
   const { volumes } = JSON.parse(body.toString()) as { volumes: { dataBytes: number }[] };
   return volumes.reduce((sum, { dataBytes }) => sum + dataBytes, 0);

@@ -7,6 +7,7 @@ import { afterAll, beforeAll, expect, test } from "vitest";
 import { type Cluster, startCluster } from "./cluster.ts";
 import { contentOf } from "./content.ts";
 import { type Answer, type RequestOptions, request } from "./request.ts";
+import { SignedCalls } from "./signed-calls.ts";
 
 let cluster: Cluster;
 const limitMs = 60_000;
@@ -204,10 +205,9 @@ test("Keys that nobody was given are refused, and those of tenants are not there
   expect(status.status).toBe(200);
   const { Volumes } = json(status) as { Volumes: { Id: number }[] };
   expect(Volumes.map(({ Id }) => String(Id))).toContain(volume);
-  const all = await request({
+  const all = await new SignedCalls(cluster).request({
     address: cluster.storeAddress,
     path: "/volumes",
-    headers: { "x-hayloft-token": cluster.token },
   });
   const { volumes } = json(all) as { volumes: { volume: number; class: string }[] };
   const originals = volumes.filter((each) => each.class === "original");

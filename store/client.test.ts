@@ -6,6 +6,7 @@ import { pino } from "pino";
 import { afterEach, beforeEach, expect, test } from "vitest";
 import { sha256 } from "../base/checksum.ts";
 import { systemClock } from "../base/clock.ts";
+import { ClusterSecret } from "../base/cluster-secret.ts";
 import { parseFid } from "../base/fid.ts";
 import { diskFiles } from "../base/files.ts";
 import { Caller } from "../base/http-call.ts";
@@ -18,7 +19,7 @@ import { makeStoreServer } from "./server.ts";
 import { Store } from "./store.ts";
 
 const volume = 3;
-const token = "ab".repeat(32);
+const secret = ClusterSecret.of("ab".repeat(32));
 const log = pino({ level: "silent" });
 
 let folder: string;
@@ -56,10 +57,10 @@ beforeEach(async () => {
     ttlSeconds: 0,
   });
   const metrics = makeStoreMetrics(store, makeRegistry("store"));
-  server = makeStoreServer({ store, token, log, metrics, onVolumeClosed: () => undefined });
+  server = makeStoreServer({ store, secret, log, metrics, onVolumeClosed: () => undefined });
   address = formatAddress(await listen(server, { host: "127.0.0.1", port: 0 }));
-  caller = new Caller(token);
-  client = new StoreClient(caller, token);
+  caller = new Caller(secret);
+  client = new StoreClient(caller);
 });
 
 afterEach(async () => {

@@ -6,7 +6,6 @@ import { type Caller, failureOfAnswer } from "../base/http-call.ts";
 import type { ByteRange } from "../base/http-range.ts";
 import { requestIdHeader } from "../base/http-serve.ts";
 import { LeanGetter } from "../base/lean-get.ts";
-import { tokenHeader } from "../base/token.ts";
 import type { FindingsLine } from "./operator-calls.ts";
 import {
   type BatchReply,
@@ -39,12 +38,11 @@ const operatorTimeoutMs = 600_000;
 
 export class StoreClient {
   readonly #caller: Caller;
-  readonly #getter = new LeanGetter();
-  readonly #token: string;
+  readonly #getter: LeanGetter;
 
-  constructor(caller: Caller, token: string) {
+  constructor(caller: Caller) {
     this.#caller = caller;
-    this.#token = token;
+    this.#getter = new LeanGetter({ signer: caller.signer });
   }
 
   close(): void {
@@ -78,6 +76,7 @@ export class StoreClient {
         [metadataHeader]: Buffer.from(JSON.stringify(metadata)).toString("base64"),
       },
       body: data,
+      bodySha256: metadata.sha256 || undefined,
       timeoutMs: appendTimeoutMs,
       requestId,
     });
@@ -155,7 +154,7 @@ export class StoreClient {
     const { status, errorBody } = await this.#getter.get({
       address,
       path,
-      headers: { [tokenHeader]: this.#token, [requestIdHeader]: requestId },
+      headers: { [requestIdHeader]: requestId },
       timeoutMs: readTimeoutMs,
       signal,
       ...(onLength === undefined ? {} : { onLength }),

@@ -4,6 +4,7 @@ import { tmpdir } from "node:os";
 import path from "node:path";
 import type { Kysely } from "kysely";
 import { afterEach, beforeEach, expect, test } from "vitest";
+import { ClusterSecret } from "../base/cluster-secret.ts";
 import { Failure } from "../base/failure.ts";
 import { parseFid } from "../base/fid.ts";
 import { Caller } from "../base/http-call.ts";
@@ -22,7 +23,7 @@ import { makeDirectoryServer } from "../directory/server.ts";
 // biome-ignore-end lint/style/noRestrictedImports: the real other end of the talk
 import { HeartbeatLoop, type HeartbeatStore } from "./heartbeat.ts";
 
-const token = "a".repeat(64);
+const secret = ClusterSecret.of("a".repeat(64));
 const log = makeLog("test", "silent");
 const clock = { nowMs: () => 1_000_000, monotonicMs: () => performance.now() };
 
@@ -41,7 +42,7 @@ beforeEach(async () => {
   folder = mkdtempSync(path.join(tmpdir(), "hayloft-heartbeat-"));
   database = kyselyOn<DirectoryTables>(openSqlite(path.join(folder, "directory.sqlite"), "write"));
   await migrate(database, directoryMigrations);
-  caller = new Caller(token);
+  caller = new Caller(secret);
   store = new ObedientStore();
   beats = 0;
   await serve(0);
@@ -60,7 +61,7 @@ async function serve(port: number): Promise<void> {
   directory = new Directory({ database, log, ...seams, compaction: "off" });
   const operations = new Operations(directory, seams);
   server = makeDirectoryServer({
-    ...{ directory, operations, token, log, native: "off", rateBytes: 0 },
+    ...{ directory, operations, secret, log, native: "off", rateBytes: 0 },
   });
   server.prependListener("request", ({ url }) => {
     if (url === "/heartbeat") beats += 1;

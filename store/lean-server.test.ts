@@ -6,15 +6,19 @@ import path from "node:path";
 import { setTimeout as wait } from "node:timers/promises";
 import fc from "fast-check";
 import { afterEach, expect, test } from "vitest";
+import { signatureHeader } from "../base/call-signature.ts";
+import { CallSigner } from "../base/call-signer.ts";
+import { CallVerifier } from "../base/call-verifier.ts";
 import { md5 } from "../base/checksum.ts";
 import { systemClock } from "../base/clock.ts";
+import { ClusterSecret } from "../base/cluster-secret.ts";
 import { type Fid, formatFid, parseFid } from "../base/fid.ts";
 import { diskFiles } from "../base/files.ts";
+import { Caller } from "../base/http-call.ts";
 import { closeServer } from "../base/http-serve.ts";
 import { makeLog } from "../base/log.ts";
 import { makeRegistry } from "../base/metrics.ts";
 import { seededRandom } from "../base/random.ts";
-import { tokenCheck, tokenHeader } from "../base/token.ts";
 import { type LeanAnswer, type LeanOptions, LeanServer } from "./lean-server.ts";
 import { makeStoreMetrics } from "./metrics.ts";
 import { metadataHeader } from "./protocol.ts";
@@ -22,18 +26,33 @@ import { readHeaderLines, readHeaders } from "./read-headers.ts";
 import { makeStoreServer } from "./server.ts";
 import { Store } from "./store.ts";
 
-const token = "5a".repeat(32);
-const isOurs = tokenCheck(token);
+const secret = ClusterSecret.of("5a".repeat(32));
+const verifier = new CallVerifier(secret);
+const signer = new CallSigner(secret);
+const strangers = new CallSigner(ClusterSecret.of("5b".repeat(32)));
 const timeMs = 1_790_000_000_123;
 const random = seededRandom(11);
 const badRequest = "HTTP/1.1 400";
 const host = "Host: store\r\n";
-const ours = `${tokenHeader}: ${token}\r\n`;
 
 const cleanUps: (() => unknown)[] = [];
 afterEach(async () => {
   for (const cleanUp of cleanUps.splice(0).reverse()) await cleanUp();
 });
+
+/** A signature that the servers here accept for a call without headers that mean anything. */
+function sign(path: string, method = "GET", by = signer): string {
+  const call = { address: "store:1", method, path, headers: {} };
+  for (;;) {
+    const signature = by.sign(call);
+    const refusal = verifier.check({ ...call, headers: { [signatureHeader]: signature } });
+    if (!by.learn(call.address, signature, refusal?.challenge)) return by.sign(call);
+  }
+}
+
+function signedLine(path: string, method?: string): string {
+  return `${signatureHeader}: ${sign(path, method)}\r\n`;
+}
 
 /** The blobs of the servers here, by fid. */
 const blobs = new Map<string, Buffer>();
@@ -54,8 +73,9 @@ function handle(request: IncomingMessage, response: ServerResponse): void {
   const fail = (status: number) => response.writeHead(status, ["Content-Length", "0"]).end();
   const fid = parseFid((request.url ?? "").slice(1));
   const data = fid === undefined ? undefined : blobs.get(formatFid(fid));
-  if (!isOurs(request.headers[tokenHeader])) fail(403);
-  else if (request.method !== "GET" && request.method !== "HEAD") fail(405);
+  const { method = "", url = "", headers } = request;
+  if (method !== "GET" && method !== "HEAD") fail(405);
+  else if (verifier.check({ method, path: url, headers }) !== undefined) fail(403);
   else if (data === undefined) fail(404);
   else response.writeHead(200, readHeaders({ timeMs, length: data.length })).end(data);
 }
@@ -84,7 +104,7 @@ async function startLean(options: Partial<LeanOptions> = {}): Promise<Started> {
   const found: string[] = [];
   const { find = answerOf } = options;
   const server = new LeanServer({
-    isOurs,
+    admits: (path, signature) => verifier.admitsRead(path, signature),
     handle,
     onCut: () => undefined,
     ...options,
@@ -101,8 +121,8 @@ async function startBare(): Promise<number> {
   return await start(createServer(handle));
 }
 
-function get(fid: string, lines: string[] = []): string {
-  const all = ["Host: store", `${tokenHeader}: ${token}`, ...lines];
+function get(fid: string, lines: string[] = [], signature: string = sign(`/${fid}`)): string {
+  const all = ["Host: store", `${signatureHeader}: ${signature}`, ...lines];
   return `GET /${fid} HTTP/1.1\r\n${all.map((line) => `${line}\r\n`).join("")}\r\n`;
 }
 
@@ -215,9 +235,13 @@ test("A store answers a simple GET as node:http would, header by header and byte
     ...{ createdMs: 1, ttlSeconds: 0 },
   });
   const metrics = makeStoreMetrics(store, makeRegistry("store"));
-  const options = { store, token, log, metrics, onVolumeClosed: () => undefined };
+  const options = { store, secret, log, metrics, onVolumeClosed: () => undefined };
   const server = makeStoreServer(options);
   const port = await start(server);
+  const address = `127.0.0.1:${port}`;
+  const caller = new Caller(secret);
+  cleanUps.push(() => caller.close());
+  await caller.call({ method: "GET", address, path: "/volumes", timeoutMs: 5_000 });
   let byHttp = 0;
   server.on("request", () => {
     byHttp += 1;
@@ -229,11 +253,17 @@ test("A store answers a simple GET as node:http would, header by header and byte
   ];
   for (const data of contents) {
     const metadata = Buffer.from('{"type":"text/plain"}').toString("base64");
-    const head = `POST /volumes/3/needles HTTP/1.1\r\n${host}${ours}${metadataHeader}: ${metadata}\r\n`;
+    const call = { address, method: "POST", path: "/volumes/3/needles", body: data };
+    const headers = { [metadataHeader]: metadata };
+    const signature = `${signatureHeader}: ${caller.signer.sign({ ...call, headers })}\r\n`;
+    const head = `POST ${call.path} HTTP/1.1\r\n${host}${signature}${metadataHeader}: ${metadata}\r\n`;
     const post = `${head}Content-Length: ${data.length}\r\n\r\n`;
     const [stored] = parseAnswers(await talk(port, { pieces: [post, data], count: 1 }));
+    expect(stored?.status, stored?.body.toString()).toBe(201);
     const { fid } = JSON.parse(stored?.body.toString() ?? "") as { fid: string };
-    const pieces = [get(fid), get(fid), get(fid, ["X-Other: 1"])];
+    const read = { address, method: "GET", path: `/${fid}`, headers: {} };
+    const getIt = (lines?: string[]) => get(fid, lines, caller.signer.sign(read));
+    const pieces = [getIt(), getIt(), getIt(["X-Other: 1"])];
     const [lean, again, slow] = parseAnswers(await talk(port, { pieces, count: 3 }));
     expect(lean?.status).toBe(200);
     expect(lean?.body.equals(data) && again?.body.equals(data)).toBe(true);
@@ -323,12 +353,18 @@ for (let seed = 1; seed <= 5; seed++) {
 }
 
 const line = `GET /${small.fid} HTTP/1.1\r\n`;
+const ours = signedLine(`/${small.fid}`);
 const hostile: Record<string, string> = {
   "no host": `${line}${ours}\r\n`,
   "host twice": `${line}${host}${host}${ours}\r\n`,
-  "token twice": `${line}${host}${ours}${ours}\r\n`,
-  "another token": `${line}${host}${tokenHeader}: ${"5b".repeat(32)}\r\n\r\n`,
-  "no token": `${line}${host}\r\n`,
+  "signature twice": `${line}${host}${ours}${ours}\r\n`,
+  "another's signature": `${line}${host}${signatureHeader}: ${strangers.sign({ ...{ address: "a", method: "GET", path: `/${small.fid}` }, headers: {} })}\r\n\r\n`,
+  "the signature of another path": `${line}${host}${signedLine(`/${other.fid}`)}\r\n`,
+  "the signature of another method": `${line}${host}${signedLine(`/${small.fid}`, "HEAD")}\r\n`,
+  "the signature of another query": `GET /${small.fid}?a=1 HTTP/1.1\r\n${host}${signedLine(`/${small.fid}?a=2`)}\r\n`,
+  "an empty signature": `${line}${host}${signatureHeader}: \r\n\r\n`,
+  "no signature": `${line}${host}\r\n`,
+  "a header that would have to be signed": `${line}${host}${ours}x-hayloft-other: 1\r\n\r\n`,
   "header continued on the next line": `${line}${host}${ours}Accept: a\r\n b\r\n\r\n`,
   "continuation right after the request line": `${line} x: y\r\n${host}${ours}\r\n`,
   "space before the colon": `${line}Host : store\r\n${ours}\r\n`,
@@ -336,13 +372,13 @@ const hostile: Record<string, string> = {
   "tab after the colon": `${line}Host:\tstore\r\n${ours}\r\n`,
   "no space after the colon": `${line}Host:store\r\n${ours}\r\n`,
   "space after the value": `${line}Host: store \r\n${ours}\r\n`,
-  "space after the token": `${line}${host}${tokenHeader}: ${token} \r\n\r\n`,
+  "space after the signature": `${line}${host}${ours.trim()} \r\n\r\n`,
   "empty value": `${line}Host: \r\n${ours}\r\n`,
   "empty name": `${line}${host}: x\r\n${ours}\r\n`,
   "no colon": `${line}${host}Accept\r\n${ours}\r\n`,
   "NUL in a value": `${line}${host}${ours}Accept: a\0b\r\n\r\n`,
   "NUL in a name": `${line}${host}${ours}Acc\0ept: a\r\n\r\n`,
-  "NUL in the path": `GET /${small.fid}\0 HTTP/1.1\r\n${host}${ours}\r\n`,
+  "NUL in the path": `GET /${small.fid}\0 HTTP/1.1\r\n${host}${signedLine(`/${small.fid}\0`)}\r\n`,
   "high byte in a value": `${line}${host}${ours}Accept: \xe9\r\n\r\n`,
   "high byte in a name": `${line}${host}${ours}Acc\xe9pt: x\r\n\r\n`,
   "bare LF at the end of a line": `${line}${host}${ours}Accept: a\n\r\n`,
@@ -350,9 +386,9 @@ const hostile: Record<string, string> = {
   "bare LF at the end": `${line}${host}${ours}\n`,
   "bare CR in a value": `${line}${host}${ours}Accept: a\rb\r\n\r\n`,
   "bare CR at the end": `${line}${host}${ours}\r\r\n`,
-  "CR for a letter of a name": `${line}${host}x\rhayloft-token: ${token}\r\n\r\n`,
+  "CR for a letter of a name": `${line}${host}${ours.replace("x-", "x\r")}\r\n`,
   "two CR at the end of a line": `${line}${host}${ours}Accept: a\r\r\n\r\n`,
-  "names in other case": `${line}hOST: store\r\n${ours.toUpperCase().replace(token.toUpperCase(), token)}\r\n`,
+  "names in other case": `${line}hOST: store\r\n${ours.replace(signatureHeader, signatureHeader.toUpperCase())}\r\n`,
   "content length": `${line}${host}${ours}Content-Length: 5\r\n\r\nabcde${line}${host}${ours}\r\n`,
   "content length zero": `${line}${host}${ours}Content-Length: 0\r\n\r\n`,
   "content length twice": `${line}${host}${ours}Content-Length: 5\r\nContent-Length: 6\r\n\r\nabcdef`,
@@ -371,13 +407,13 @@ const hostile: Record<string, string> = {
   "http in lower case": `GET /${small.fid} http/1.1\r\n${host}${ours}\r\n`,
   "method in lower case": `get /${small.fid} HTTP/1.1\r\n${host}${ours}\r\n`,
   "method with a letter more": `GETS /${small.fid} HTTP/1.1\r\n${host}${ours}\r\n`,
-  "another method": `POST /${small.fid} HTTP/1.1\r\n${host}${ours}Content-Length: 0\r\n\r\n`,
-  "HEAD to close": `HEAD /${missing} HTTP/1.1\r\n${host}${ours}Connection: close\r\n\r\n`,
-  "absolute form": `GET http://store/${small.fid} HTTP/1.1\r\n${host}${ours}\r\n`,
-  "authority form": `GET store:80 HTTP/1.1\r\n${host}${ours}\r\n`,
-  "asterisk form": `GET * HTTP/1.1\r\n${host}${ours}\r\n`,
-  "a query": `GET /${small.fid}?a=1 HTTP/1.1\r\n${host}${ours}\r\n`,
-  "a fragment": `GET /${small.fid}#a HTTP/1.1\r\n${host}${ours}\r\n`,
+  "another method": `POST /${small.fid} HTTP/1.1\r\n${host}${signedLine(`/${small.fid}`, "POST")}Content-Length: 0\r\n\r\n`,
+  "HEAD to close": `HEAD /${missing} HTTP/1.1\r\n${host}${signedLine(`/${missing}`, "HEAD")}Connection: close\r\n\r\n`,
+  "absolute form": `GET http://store/${small.fid} HTTP/1.1\r\n${host}${signedLine(`http://store/${small.fid}`)}\r\n`,
+  "authority form": `GET store:80 HTTP/1.1\r\n${host}${signedLine(`store:80`)}\r\n`,
+  "asterisk form": `GET * HTTP/1.1\r\n${host}${signedLine(`*`)}\r\n`,
+  "a query": `GET /${small.fid}?a=1 HTTP/1.1\r\n${host}${signedLine(`/${small.fid}?a=1`)}\r\n`,
+  "a fragment": `GET /${small.fid}#a HTTP/1.1\r\n${host}${signedLine(`/${small.fid}#a`)}\r\n`,
   "two spaces before the path": `GET  /${small.fid} HTTP/1.1\r\n${host}${ours}\r\n`,
   "two spaces after the path": `GET /${small.fid}  HTTP/1.1\r\n${host}${ours}\r\n`,
   "a tab after the path": `GET /${small.fid}\tHTTP/1.1\r\n${host}${ours}\r\n`,
@@ -385,12 +421,12 @@ const hostile: Record<string, string> = {
   "an empty line before": `\r\n${line}${host}${ours}\r\n`,
   "an LF before": `\n${line}${host}${ours}\r\n`,
   "a space before": ` ${line}${host}${ours}\r\n`,
-  "no fid": `GET / HTTP/1.1\r\n${host}${ours}\r\n`,
-  "a fid in capitals": `GET /${small.fid.toUpperCase()} HTTP/1.1\r\n${host}${ours}\r\n`,
-  "a fid of volume 0": `GET /0,01deadbeef HTTP/1.1\r\n${host}${ours}\r\n`,
-  "a fid with too large a volume": `GET /4294967299,01deadbeef HTTP/1.1\r\n${host}${ours}\r\n`,
-  "a fid with leading zeros": `GET /3,0001deadbeef HTTP/1.1\r\n${host}${ours}\r\n`,
-  "a fid that is not there": `GET /${missing} HTTP/1.1\r\n${host}${ours}\r\n`,
+  "no fid": `GET / HTTP/1.1\r\n${host}${signedLine(`/`)}\r\n`,
+  "a fid in capitals": `GET /${small.fid.toUpperCase()} HTTP/1.1\r\n${host}${signedLine(`/${small.fid.toUpperCase()}`)}\r\n`,
+  "a fid of volume 0": `GET /0,01deadbeef HTTP/1.1\r\n${host}${signedLine(`/0,01deadbeef`)}\r\n`,
+  "a fid with too large a volume": `GET /4294967299,01deadbeef HTTP/1.1\r\n${host}${signedLine(`/4294967299,01deadbeef`)}\r\n`,
+  "a fid with leading zeros": `GET /3,0001deadbeef HTTP/1.1\r\n${host}${signedLine(`/3,0001deadbeef`)}\r\n`,
+  "a fid that is not there": `GET /${missing} HTTP/1.1\r\n${host}${signedLine(`/${missing}`)}\r\n`,
   "a range": `${line}${host}${ours}Range: bytes=0-1\r\n\r\n`,
   "a condition": `${line}${host}${ours}If-None-Match: "a"\r\n\r\n`,
   "an expectation": `${line}${host}${ours}Expect: 100-continue\r\n\r\n`,
@@ -402,7 +438,7 @@ const hostile: Record<string, string> = {
   "a head of 12 KiB": `${line}${host}${ours}Accept: ${"a".repeat(12_000)}\r\n\r\n`,
   "a head of 20 KiB": `${line}${host}${ours}Accept: ${"a".repeat(20_000)}\r\n\r\n`,
   "a head of 20 KiB without an end": `${line}${host}${ours}Accept: ${"a".repeat(20_000)}`,
-  "a path of 20 KiB": `GET /${"a".repeat(20_000)} HTTP/1.1\r\n${host}${ours}\r\n`,
+  "a path of 20 KiB": `GET /${"a".repeat(20_000)} HTTP/1.1\r\n${host}${signedLine(`/${"a".repeat(20_000)}`)}\r\n`,
   "a thousand headers": `${line}${host}${ours}${"a: b\r\n".repeat(1_000)}\r\n`,
   TLS: "\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03",
   "HTTP/2 by prior knowledge": "PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n",
@@ -519,9 +555,9 @@ test("Requests with bytes changed get the same with this server as with node:htt
   await fc.assert(property, { numRuns: 12, endOnFailure: true });
 }, 60_000);
 
-test("A token that was right does not let a wrong one pass on the same connection", async () => {
+test("A signature that was right does not let a wrong one pass on the same connection", async () => {
   const { port } = await startLean();
-  const wrong = get(small.fid).replace(token, "5b".repeat(32));
+  const wrong = get(small.fid, [], sign(`/${other.fid}`));
   const bytes = await talk(port, {
     pieces: [get(small.fid), get(other.fid, ["x-request-id: 1"]), wrong],
     inTurn: true,

@@ -30,8 +30,8 @@ export interface LeanAnswer {
 export interface LeanOptions {
   /** The blob, or undefined or a failure if `handle` is to answer instead. */
   find: (fid: Fid) => LeanAnswer | undefined | Promise<LeanAnswer | undefined>;
-  /** Whether a request with this token may have it. */
-  isOurs: (token: string | undefined) => boolean;
+  /** Whether a GET of this path with this signature may have it. */
+  admits: (path: string, signature: string) => boolean;
   /** Answers all other requests. */
   handle: RequestListener;
   /** Told why an answer was cut off in the middle. */
@@ -195,7 +195,7 @@ class Connection {
     this.socket = socket;
     this.#server = server;
     this.#options = options;
-    this.#head = new HeadReader(options.isOurs);
+    this.#head = new HeadReader(options.admits);
     socket.on("data", this.#onData);
     socket.on("end", this.#onEnd);
     socket.on("close", this.#onClose);

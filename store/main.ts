@@ -2,6 +2,7 @@
 
 import path from "node:path";
 import { systemClock } from "../base/clock.ts";
+import { ClusterSecret } from "../base/cluster-secret.ts";
 import { diskFiles } from "../base/files.ts";
 import { Caller } from "../base/http-call.ts";
 import { closeServer, formatAddress, listen } from "../base/http-serve.ts";
@@ -10,7 +11,6 @@ import { makeRegistry, startOpsServer } from "../base/metrics.ts";
 import { defaultNativeAccess, type NativeAccess } from "../base/native-access.ts";
 import { systemRandom } from "../base/random.ts";
 import { type RunningRole, runRole } from "../base/role.ts";
-import { readToken } from "../base/token.ts";
 import { DirectoryClient } from "../directory/client.ts";
 import { HeartbeatLoop } from "./heartbeat.ts";
 import { Maintenance } from "./maintenance.ts";
@@ -37,7 +37,7 @@ export interface StoreConfig {
   scrubIntervalMs: number;
   trashMs: number;
   checkpointNeedles?: number | undefined;
-  /** Who may make native calls: everybody if nobody but this machine can call, else who has the token. */
+  /** Who may make native calls: everybody if nobody but this machine can call, else who shows the token. */
   native?: NativeAccess | undefined;
   logLevel: LogLevel;
 }
@@ -45,7 +45,9 @@ export interface StoreConfig {
 export async function runStore(config: StoreConfig): Promise<void> {
   const log = makeLog("store", config.logLevel);
   await runRole(log, async (): Promise<RunningRole> => {
-    const token = readToken(config.tokenFile);
+    const secret = ClusterSecret.read(config.tokenFile, {
+      onProblem: (failure) => log.error(failure.message),
+    });
     const store = await Store.open({
       files: diskFiles,
       clock: systemClock,
@@ -70,7 +72,7 @@ export async function runStore(config: StoreConfig): Promise<void> {
       heartbeats?.isAnswered === true ? undefined : "the directory does not answer";
     const server = makeStoreServer({
       store,
-      token,
+      secret,
       log,
       metrics: makeStoreMetrics(store, registry),
       onVolumeClosed: () => heartbeats?.hurry(),
@@ -78,7 +80,7 @@ export async function runStore(config: StoreConfig): Promise<void> {
       readiness,
     });
     const address = formatAddress(await listen(server, config));
-    const caller = new Caller(token);
+    const caller = new Caller(secret);
     heartbeats = new HeartbeatLoop({
       store,
       directory: new DirectoryClient(caller, config.directory),

@@ -6,7 +6,10 @@ import { setTimeout as sleep } from "node:timers/promises";
 import { pino } from "pino";
 import { extract } from "tar-stream";
 import { afterEach, beforeEach, expect, test } from "vitest";
+import { challengeHeader, signatureHeader } from "../base/call-signature.ts";
+import { CallSigner } from "../base/call-signer.ts";
 import { systemClock } from "../base/clock.ts";
+import { ClusterSecret } from "../base/cluster-secret.ts";
 import { type Fid, formatFid } from "../base/fid.ts";
 import { diskFiles } from "../base/files.ts";
 import { Caller } from "../base/http-call.ts";
@@ -20,7 +23,7 @@ import { Store } from "./store.ts";
 import type { Volume } from "./volume/volume.ts";
 import { volumeFile } from "./volume/volume-files.ts";
 
-const token = "ab".repeat(32);
+const secret = ClusterSecret.of("ab".repeat(32));
 const log = pino({ level: "silent" });
 
 let folder: string;
@@ -53,10 +56,10 @@ beforeEach(async () => {
   if (created === undefined) throw new Error("the volume was created");
   volume = created;
   const metrics = makeStoreMetrics(store, makeRegistry("store"));
-  server = makeStoreServer({ store, token, log, metrics, onVolumeClosed: () => undefined });
+  server = makeStoreServer({ store, secret, log, metrics, onVolumeClosed: () => undefined });
   address = formatAddress(await listen(server, { host: "127.0.0.1", port: 0 }));
-  caller = new Caller(token);
-  client = new StoreClient(caller, token);
+  caller = new Caller(secret);
+  client = new StoreClient(caller);
 });
 
 afterEach(async () => {
@@ -81,10 +84,18 @@ function spoil(offset: number): void {
 }
 
 /** Asks, and reads nothing of the answer yet. */
-function ask(target: string, headers = { "x-hayloft-token": token }): Promise<IncomingMessage> {
-  return new Promise((resolve, reject) => {
-    get(`http://${address}${target}`, { headers, agent: false }, resolve).on("error", reject);
-  });
+async function ask(target: string, asker = new CallSigner(secret)): Promise<IncomingMessage> {
+  const call = { address, method: "GET", path: target, headers: {} };
+  const ask = (signature: string) =>
+    new Promise<IncomingMessage>((resolve, reject) => {
+      const headers = { [signatureHeader]: signature };
+      get(`http://${address}${target}`, { headers, agent: false }, resolve).on("error", reject);
+    });
+  const signature = asker.sign(call);
+  const answer = await ask(signature);
+  if (!asker.learn(address, signature, String(answer.headers[challengeHeader]))) return answer;
+  answer.resume();
+  return await ask(asker.sign(call));
 }
 
 test("The facts of a volume go out, and its record magic does not", async () => {
@@ -99,10 +110,13 @@ test("The facts of a volume go out, and its record magic does not", async () => 
   expect(text).not.toContain(volume.superblock.recordMagic.toString("hex"));
 });
 
-test("Nothing goes out without the cluster's token, and nothing of what is not there", async () => {
+test("Nothing goes out without the cluster's secret, and nothing of what is not there", async () => {
   const targets = ["", "/records", "/findings", "/export"];
   for (const target of targets) {
-    const refused = await ask(`/volumes/3${target}`, { "x-hayloft-token": "0".repeat(64) });
+    const refused = await ask(
+      `/volumes/3${target}`,
+      new CallSigner(ClusterSecret.of("0".repeat(64))),
+    );
     expect(refused.statusCode, target).toBe(403);
     refused.resume();
     const unknown = await ask(`/volumes/9${target}`);

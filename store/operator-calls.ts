@@ -1,5 +1,5 @@
 /**
- * The store's calls for operators, with the cluster's token like those of server.ts:
+ * The store's calls for operators, signed like those of server.ts:
  *
  *   GET /volumes/{id}                                   the facts of a volume
  *   GET /volumes/{id}/records?from=N&count=N&cookies=1  every record of its file, a line of JSON for each

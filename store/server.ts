@@ -1,5 +1,5 @@
 /**
- * The store's calls between processes, all with the cluster's token:
+ * The store's calls between processes, all of them signed (base/call-signature.ts):
  *
  *   POST   /volumes/{id}/needles   store the body as a blob; answers with its fid once it is on the disk
  *   POST   /volumes/{id}/batch     store many blobs, all or nothing, in ordinals that follow each other
@@ -25,13 +25,14 @@ import { pipeline } from "node:stream/promises";
 import { z } from "zod";
 import { AnswerBatch } from "../base/answer-batch.ts";
 import { ByteBudget } from "../base/byte-budget.ts";
+import { CallVerifier } from "../base/call-verifier.ts";
+import type { ClusterSecret } from "../base/cluster-secret.ts";
 import { Failure, messageOf } from "../base/failure.ts";
 import { formatFid, parseFid } from "../base/fid.ts";
 import { parseRange } from "../base/http-range.ts";
 import { answerFailure, answerJson, readBody, requestIdOf } from "../base/http-serve.ts";
 import type { Log } from "../base/log.ts";
 import type { NativeAccess } from "../base/native-access.ts";
-import { tokenCheck, tokenHeader } from "../base/token.ts";
 import { readLean } from "./lean-read.ts";
 import { LeanServer } from "./lean-server.ts";
 import type { StoreMetrics } from "./metrics.ts";
@@ -61,7 +62,7 @@ const nativeBodies = new ByteBudget(256 * 1_048_576);
 
 export interface StoreServerOptions {
   store: Store;
-  token: string;
+  secret: ClusterSecret;
   log: Log;
   metrics: StoreMetrics;
   /** Called when a volume stopped taking appends for good. */
@@ -73,30 +74,32 @@ export interface StoreServerOptions {
 }
 
 export function makeStoreServer(options: StoreServerOptions): Server {
-  const { token, log, metrics, native: access = "off", readiness = () => undefined } = options;
-  const isOurs = tokenCheck(token);
+  const { secret, log, metrics, native: access = "off", readiness = () => undefined } = options;
+  const verifier = new CallVerifier(secret);
   const native = new NativeCalls({ ...options, access, bodies: nativeBodies, readiness });
   const countCorrupt = (error: unknown) => {
     if (error instanceof Failure && error.kind === "corrupt") metrics.corruptReads.inc();
   };
-  const answerByHttp: RequestListener = (request, response) => {
-    const hasToken = isOurs(request.headers[tokenHeader]);
-    if (!(hasToken && isInternal(request)) && native.admits(request, { hasToken })) {
-      void native.answer(request, response);
+  const answerAny = async (request: IncomingMessage, response: ServerResponse) => {
+    const isSigned = verifier.isSigned(request);
+    // A signature that does not hold is refused even where none is needed: whoever gave it meant it.
+    if (isSigned) await verifier.admit(request, response);
+    const isTrusted = isSigned || secret.isNativeBearer(request.headers.authorization);
+    if (!(isSigned && isInternal(request)) && native.admits(request, { isTrusted })) {
+      await native.answer(request, response);
       return;
     }
-    const handled = hasToken
-      ? handle(options, request, response)
-      : Promise.reject(
-          new Failure("forbidden", "Cannot answer: the call does not carry the cluster's token"),
-        );
-    handled.catch((error: unknown) => {
+    if (!isSigned) await verifier.admit(request, response);
+    await handle(options, request, response);
+  };
+  const answerByHttp: RequestListener = (request, response) => {
+    answerAny(request, response).catch((error: unknown) => {
       countCorrupt(error);
       answerFailure(response, error, { log, requestId: requestIdOf(request) });
     });
   };
   const server = new LeanServer({
-    isOurs,
+    admits: (path, signature) => verifier.admitsRead(path, signature),
     find: (fid) => readLean(options, fid),
     handle: answerByHttp,
     onCut: (error) => {
@@ -109,7 +112,7 @@ export function makeStoreServer(options: StoreServerOptions): Server {
   return server;
 }
 
-/** With the token a read by nothing but a fid is of any class, and answered as our own processes want it. */
+/** Signed, a read by nothing but a fid is of any class, and answered as our own processes want it. */
 function isInternal({ method, url = "/" }: IncomingMessage): boolean {
   return (method === "GET" || method === "HEAD") && parseFid(url.slice(1)) !== undefined;
 }

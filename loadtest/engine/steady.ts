@@ -4,6 +4,8 @@
  */
 
 import { setTimeout as sleep } from "node:timers/promises";
+import { CallSigner } from "../../base/call-signer.ts";
+import { ClusterSecret } from "../../base/cluster-secret.ts";
 import { LeanGetter } from "../../base/lean-get.ts";
 import { percentile } from "../bench-report.ts";
 import { serve } from "./child.ts";
@@ -14,7 +16,8 @@ export type SteadyRequest =
       address: string;
       /** Asked for in turn. */
       paths: string[];
-      headers: Record<string, string>;
+      /** The cluster's: each call is signed. */
+      secretFile: string;
       perSecond: number;
     }
   | { kind: "stop" };
@@ -34,7 +37,7 @@ const timeoutMs = 20_000;
 
 class Steady {
   readonly #options: SteadyRequest & { kind: "start" };
-  readonly #getter = new LeanGetter({ connectionsMax: 256 });
+  readonly #getter: LeanGetter;
   readonly #asked = new Set<Promise<void>>();
   readonly #latenciesMs: number[] = [];
   readonly #asking: Promise<void>;
@@ -45,6 +48,8 @@ class Steady {
 
   constructor(options: SteadyRequest & { kind: "start" }) {
     this.#options = options;
+    const signer = new CallSigner(ClusterSecret.read(options.secretFile));
+    this.#getter = new LeanGetter({ connectionsMax: 256, signer });
     this.#asking = this.#ask();
   }
 
@@ -79,13 +84,13 @@ class Steady {
   }
 
   async #askOnce(): Promise<void> {
-    const { address, paths, headers } = this.#options;
+    const { address, paths } = this.#options;
     const path = paths[this.#at++ % paths.length] ?? "/";
     // From here on: how late our own timer was is not the server's doing.
     const startedMs = performance.now();
     try {
       const onPart = () => undefined;
-      const { status } = await this.#getter.get({ address, path, headers, timeoutMs, onPart });
+      const { status } = await this.#getter.get({ address, path, headers: {}, timeoutMs, onPart });
       if (status !== 200) this.#bad += 1;
     } catch {
       this.#bad += 1;

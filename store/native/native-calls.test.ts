@@ -6,7 +6,10 @@ import path from "node:path";
 import { gzipSync, zstdDecompressSync } from "node:zlib";
 import { pino } from "pino";
 import { afterEach, beforeEach, expect, test } from "vitest";
+import { challengeHeader, signatureHeader } from "../../base/call-signature.ts";
+import { CallSigner } from "../../base/call-signer.ts";
 import { systemClock } from "../../base/clock.ts";
+import { ClusterSecret } from "../../base/cluster-secret.ts";
 import { formatFid } from "../../base/fid.ts";
 import { diskFiles } from "../../base/files.ts";
 import { closeServer, listen } from "../../base/http-serve.ts";
@@ -14,7 +17,6 @@ import { makeRegistry } from "../../base/metrics.ts";
 import type { NativeAccess } from "../../base/native-access.ts";
 import { type Random, seededRandom } from "../../base/random.ts";
 import { reservedCookie } from "../../base/reserved-cookie.ts";
-import { tokenHeader } from "../../base/token.ts";
 import { makeStoreMetrics } from "../metrics.ts";
 import { SeaweedFixture } from "../seaweed/seaweed-fixture.ts";
 import { makeStoreServer } from "../server.ts";
@@ -22,7 +24,9 @@ import { Store } from "../store.ts";
 import { etagOf } from "../volume/native-metadata.ts";
 import { dataBytesMax } from "../volume/needle.ts";
 
-const token = "ab".repeat(32);
+const secret = ClusterSecret.of("ab".repeat(32));
+const signer = new CallSigner(secret);
+const bearer = { authorization: `Bearer ${secret.nativeBearer}` };
 const log = pino({ level: "silent" });
 const volumes = { native: 3, original: 4, withTtl: 5, imported: 6 };
 
@@ -78,7 +82,15 @@ async function create(volume: number, volumeClass: "native" | "original", ttlSec
 async function serve(native: NativeAccess, readiness?: () => string | undefined): Promise<number> {
   const metrics = makeStoreMetrics(store, makeRegistry("store"));
   const onVolumeClosed = () => undefined;
-  const server = makeStoreServer({ store, token, log, metrics, onVolumeClosed, native, readiness });
+  const server = makeStoreServer({
+    store,
+    secret,
+    log,
+    metrics,
+    onVolumeClosed,
+    native,
+    readiness,
+  });
   servers.push(server);
   return (await listen(server, { host: "127.0.0.1", port: 0 })).port;
 }
@@ -94,6 +106,20 @@ interface Options {
   headers?: Record<string, string>;
   body?: Buffer | string | undefined;
   at?: number;
+}
+
+/** The same as one of our own processes sends it. */
+async function callSigned(method: string, url: string, options: Options = {}): Promise<Answer> {
+  const { headers = {}, body, at = port } = options;
+  const address = `127.0.0.1:${at}`;
+  for (;;) {
+    const signature = signer.sign({ address, method, path: url, headers, body });
+    const answer = await call(method, url, {
+      ...options,
+      headers: { ...headers, [signatureHeader]: signature },
+    });
+    if (!signer.learn(address, signature, String(answer.headers[challengeHeader]))) return answer;
+  }
 }
 
 /** A bare request: nothing is added to it, and nothing decoded in its answer. */
@@ -656,26 +682,25 @@ test("A tenant's volume looks like one that is not there", async () => {
     expect(seen.status, method).toBe(404);
     expect(seen.body.toString().replace("4", "99")).toBe(unseen.body.toString());
   }
-  const headers = { [tokenHeader]: token };
-  expect((await call("GET", url, { headers })).body.toString()).toBe("secret");
-  // In any other form than our own processes use it is a native call, token or not.
-  expect((await call("GET", `${url}.jpg`, { headers })).status).toBe(404);
-  expect((await call("DELETE", url, { headers })).status).toBe(404);
+  expect((await callSigned("GET", url)).body.toString()).toBe("secret");
+  expect((await call("GET", url, { headers: bearer })).status).toBe(404);
+  // In any other form than our own processes use it is a native call, signed or not.
+  expect((await callSigned("GET", `${url}.jpg`)).status).toBe(404);
+  expect((await callSigned("DELETE", url)).status).toBe(404);
   const status = await call("GET", "/status");
   expect(status.json).toMatchObject({ Volumes: [{ Id: 3 }, { Id: 5 }] });
 });
 
-test("With the token a read by a fid alone is answered as our own processes want it", async () => {
+test("Signed, a read by a fid alone is answered as our own processes want it", async () => {
   const fid = await assign();
   await call("PUT", fid, { body: "x", headers: { "content-type": "image/png" } });
-  const headers = { [tokenHeader]: token };
-  const internal = await call("GET", fid, { headers });
+  const internal = await callSigned("GET", fid);
   expect(internal.body.toString()).toBe("x");
   expect(internal.headers["content-type"]).toBe("application/octet-stream");
   expect(internal.headers.etag).toBeUndefined();
-  const missing = await call("GET", "/3,ff00000000", { headers });
+  const missing = await callSigned("GET", "/3,ff00000000");
   expect(missing).toMatchObject({ status: 404, json: { error: { kind: "not-found" } } });
-  const native = await call("GET", `${fid}.png`, { headers });
+  const native = await callSigned("GET", `${fid}.png`);
   expect(native.headers["content-type"]).toBe("image/png");
 });
 
@@ -683,7 +708,8 @@ test("Who may make native calls is the operator's choice", async () => {
   const closed = await serve("token");
   const off = await serve("off");
   const fid = await assign();
-  const headers = { [tokenHeader]: token };
+  const stranger = ClusterSecret.of("cd".repeat(32));
+  const headers = bearer;
   for (const [method, url] of [
     ["PUT", fid],
     ["GET", fid],
@@ -692,8 +718,11 @@ test("Who may make native calls is the operator's choice", async () => {
     ["GET", "/status"],
   ] as const) {
     for (const at of [closed, off]) {
-      const refused = await call(method, url, { at, body: method === "PUT" ? "x" : undefined });
-      expect(refused.status, `${method} ${url}`).toBe(403);
+      const body = method === "PUT" ? "x" : undefined;
+      for (const wrong of ["", `Bearer ${stranger.nativeBearer}`, `Bearer ${"ab".repeat(32)}`]) {
+        const refused = await call(method, url, { at, body, headers: { authorization: wrong } });
+        expect(refused.status, `${method} ${url}`).toBe(403);
+      }
     }
   }
   expect((await call("PUT", fid, { at: closed, body: "x", headers })).status).toBe(201);
@@ -701,10 +730,30 @@ test("Who may make native calls is the operator's choice", async () => {
   expect((await call("GET", "/status", { at: closed, headers })).status).toBe(200);
   expect((await call("GET", "/readyz", { at: closed })).status).toBe(200);
   expect((await call("GET", "/readyz", { at: off })).status).toBe(403);
-  expect((await call("PUT", fid, { at: off, body: "x", headers })).status).toBe(404);
-  // Calls between processes are never open.
-  for (const url of ["/volumes", "/needles/delete", "/volumes/3/needles"]) {
-    expect((await call("POST", url, { body: "{}" })).status).toBe(403);
+  expect((await call("PUT", fid, { at: off, body: "x", headers })).status).toBe(403);
+  expect((await callSigned("PUT", fid, { at: off, body: "x" })).status).toBe(404);
+  const other = await assign();
+  expect((await callSigned("PUT", other, { at: closed, body: "x" })).status).toBe(201);
+  // Calls between processes are never open, nor is the bearer for them.
+  for (const [method, url] of [
+    ["POST", "/volumes/3/needles"],
+    ["POST", "/volumes/3/batch"],
+    ["POST", "/needles/delete"],
+    ["GET", "/volumes"],
+    ["GET", "/volumes/3"],
+    ["GET", "/volumes/3/records"],
+    ["GET", "/volumes/3/findings"],
+    ["GET", "/volumes/3/export"],
+    ["GET", "/nothing"],
+  ] as const) {
+    for (const at of [port, closed, off]) {
+      const body = method === "POST" ? "{}" : undefined;
+      for (const each of [{}, bearer, { "x-hayloft-token": "ab".repeat(32) }]) {
+        const refused = await call(method, url, { at, body, headers: each });
+        expect(refused.status, `${method} ${url}`).toBe(403);
+        expect(refused.headers[challengeHeader]).toBeUndefined();
+      }
+    }
   }
 });
 

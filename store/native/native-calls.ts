@@ -103,12 +103,12 @@ export class NativeCalls {
   }
 
   /** Whether the request is one of these calls, and its sender may make it. */
-  admits({ method, url = "/" }: IncomingMessage, { hasToken }: { hasToken: boolean }): boolean {
+  admits({ method, url = "/" }: IncomingMessage, { isTrusted }: { isTrusted: boolean }): boolean {
     const { access } = this.#options;
     const { pathname } = splitUrl(url);
     if (access === "off") return false;
     if (healthPaths.has(pathname)) return method === "GET" || method === "HEAD";
-    if (access === "token" && !hasToken) return false;
+    if (access === "token" && !isTrusted) return false;
     const isStatus = pathname === "/status" && (method === "GET" || method === "HEAD");
     return isStatus || isNativePath(pathname) || method === "OPTIONS";
   }
