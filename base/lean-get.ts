@@ -51,9 +51,10 @@ export class LeanGetter {
 
   /** Fails with `unavailable` or `timeout`; an answer of 400 or more is an answer. */
   async get(options: LeanGetOptions): Promise<LeanAnswer> {
-    const { address, timeoutMs } = options;
+    const { address, timeoutMs, signal } = options;
     const deadlineMs = performance.now() + timeoutMs;
     for (;;) {
+      if (signal?.aborted === true) throw nobodyWaits(); // before a good connection is given up for it
       const connection = this.#acquire(address);
       if (connection === undefined) {
         await this.#change(address, deadlineMs);
@@ -189,9 +190,7 @@ class Connection {
   }: LeanGetOptions): Promise<Outcome> {
     return new Promise((resolve) => {
       const onAbort = () => {
-        this.#exchange?.fail(
-          new Failure("unavailable", "Cannot GET: nobody waits for it any more"),
-        );
+        this.#exchange?.fail(nobodyWaits());
         this.#socket.destroy();
       };
       const settle = (outcome: Outcome) => {
@@ -327,4 +326,8 @@ function late(address: string): Failure {
   return new Failure("timeout", `Cannot GET at ${address}: no answer in time`, {
     retryAfterSeconds: 1,
   });
+}
+
+function nobodyWaits(): Failure {
+  return new Failure("unavailable", "Cannot GET: nobody waits for it any more");
 }

@@ -60,6 +60,7 @@ export class StoreClient {
     owner,
     durability,
     requestId,
+    timeoutMs = appendTimeoutMs,
   }: {
     address: string;
     volume: number;
@@ -68,6 +69,7 @@ export class StoreClient {
     owner: BlobOwner;
     durability: Durability;
     requestId: string;
+    timeoutMs?: number;
   }): Promise<string> {
     const { body } = await this.#caller.call({
       method: "POST",
@@ -78,7 +80,7 @@ export class StoreClient {
         [metadataHeader]: Buffer.from(JSON.stringify(metadata)).toString("base64"),
       },
       body: data,
-      timeoutMs: appendTimeoutMs,
+      timeoutMs,
       requestId,
     });
     const { fid } = JSON.parse(body.toString()) as { fid: string };
@@ -170,11 +172,13 @@ export class StoreClient {
     fid,
     range,
     requestId,
+    signal,
   }: {
     address: string;
     fid: string;
     range: ByteRange;
     requestId: string;
+    signal?: AbortSignal | undefined;
   }): Promise<Readable> {
     const { body } = await this.#caller.stream({
       method: "GET",
@@ -183,6 +187,7 @@ export class StoreClient {
       headers: { range: `bytes=${range.start}-${range.end - 1}` },
       timeoutMs: readTimeoutMs,
       requestId,
+      signal,
     });
     return body;
   }
