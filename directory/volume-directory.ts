@@ -75,6 +75,8 @@ export class VolumeDirectory {
   #version = "";
   #poll: AbortController | undefined;
   #isHurried = false;
+  /** Whether the last poll failed. */
+  #isAway = false;
   #refreshedMs = Number.NEGATIVE_INFINITY;
   #isClosing = false;
   #following: Promise<void> | undefined;
@@ -166,8 +168,12 @@ export class VolumeDirectory {
     return this.#wait(this.#changeWaiters, limitMs);
   }
 
-  /** Asks for the map now, for somebody who has found it wrong; resolves when it came, or after `limitMs`. */
+  /**
+   * Asks for the map now, for somebody who has found it wrong; resolves when it came, or after `limitMs`. While
+   * the directory is away there is nothing to wait for.
+   */
   async refresh(limitMs: number): Promise<void> {
+    if (this.#isAway) return;
     const nowMs = this.#clock.monotonicMs();
     if (nowMs - this.#refreshedMs >= refreshEveryMs) {
       this.#refreshedMs = nowMs;
@@ -185,10 +191,11 @@ export class VolumeDirectory {
       const poll = new AbortController();
       this.#poll = poll;
       try {
-        const waitMs = this.#isHurried ? 0 : mapWaitMs;
+        const waitMs = this.#isHurried || this.#isAway ? 0 : mapWaitMs;
         const want = this.#placements();
         const map = await this.#source.map(this.#version, waitMs, poll.signal, want);
         delayMs = retryMs.first;
+        this.#isAway = false;
         if (map.version !== this.#version) {
           this.#version = map.version;
           this.#takeIn(map.volumes);
@@ -200,6 +207,7 @@ export class VolumeDirectory {
           { reason: messageOf(error) },
           "the directory does not answer; its last map stands",
         );
+        this.#isAway = true;
         this.#settleHurry();
         await this.change(delayMs);
         delayMs = Math.min(delayMs * 2, retryMs.last);

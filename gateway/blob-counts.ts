@@ -1,7 +1,14 @@
 /** What a gateway counts of its talk with stores; metrics.ts shows it. */
 
 /** Why a copy was read around. */
-export type AroundReason = "corrupt" | "missing" | "silent" | "unreachable" | "refused";
+export type AroundReason =
+  | "corrupt"
+  | "missing"
+  | "silent"
+  | "unreachable"
+  /** The answer broke off, as it does before a block that does not verify. */
+  | "cut"
+  | "refused";
 
 export class BlobCounts {
   /** Second reads beside a first one that was slow. */
@@ -15,6 +22,7 @@ export class BlobCounts {
     missing: 0,
     silent: 0,
     unreachable: 0,
+    cut: 0,
     refused: 0,
   };
 

@@ -13,7 +13,13 @@ import type { ByteRange } from "../base/http-range.ts";
 import type { Runtime } from "../base/runtime.ts";
 import type { ChunkRef } from "../catalog/model.ts";
 import type { StoreClient } from "../store/client.ts";
-import { CopyRace, type RaceTrack, standstillMs, type Turn } from "./copy-race.ts";
+import {
+  CopyRace,
+  type RaceOptions,
+  type RaceTrack,
+  standstillMs,
+  type Turn,
+} from "./copy-race.ts";
 import { CopySearch, type SearchParts } from "./copy-search.ts";
 
 export interface BlobReadsOptions extends RaceTrack, SearchParts {
@@ -95,7 +101,7 @@ export class BlobReads {
         if (at < range.end) throw lengthFailure(chunk);
       } catch (error) {
         if (asker.signal?.aborted === true) throw error;
-        search.note(address, error);
+        search.note(address, error, true);
         if (at > from) search.moved();
       } finally {
         asker.signal?.removeEventListener("abort", onAbort);
@@ -113,10 +119,10 @@ export class BlobReads {
   ): Promise<Value> {
     const candidates = await search.candidates();
     const failed = new Set<unknown>();
-    const onFailure = (address: string, error: unknown) => {
+    const onFailure: RaceOptions<Value>["onFailure"] = (address, error, hasBegun) => {
       if (error instanceof ReceiverFailure) return;
       failed.add(error);
-      search.note(address, error);
+      search.note(address, error, hasBegun);
     };
     const { hasOthers } = search;
     const race = { candidates, hasOthers, lengthBytes: length, signal, begin, onFailure };
@@ -163,6 +169,8 @@ export class BlobReads {
     const body = await this.#open(turn, chunk.fid, { start: from, end: chunk.length }, asker);
     let at = from;
     for await (const part of body as AsyncIterable<Buffer>) {
+      // A stream that was given up still has what it had read before.
+      if (!turn.claim()) throw lateFailure();
       at += part.length;
       turn.moved();
       handOver(part);

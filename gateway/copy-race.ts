@@ -44,8 +44,8 @@ export interface RaceOptions<Value> {
   signal?: AbortSignal | undefined;
   /** One attempt; what it resolves to after its claim is the race's. */
   begin: (turn: Turn) => Promise<Value>;
-  /** Told of each attempt that failed, not of those that were cancelled. */
-  onFailure: (address: string, error: unknown) => void;
+  /** Told of each attempt that failed, before or after it had begun to answer; not of those that were cancelled. */
+  onFailure: (address: string, error: unknown, hasBegun: boolean) => void;
 }
 
 interface Attempt {
@@ -154,7 +154,7 @@ export class CopyRace<Value> {
   #failed(attempt: Attempt, error: unknown): void {
     this.#running.delete(attempt);
     if (this.#isOver || (this.#winner !== undefined && this.#winner !== attempt)) return;
-    this.#options.onFailure(attempt.address, error);
+    this.#options.onFailure(attempt.address, error, this.#winner === attempt);
     if (this.#winner === attempt) this.#fail(error);
     else if (this.#running.size === 0) {
       if (this.#begun < this.#options.candidates.length) this.#beginNext(false, () => undefined);

@@ -69,18 +69,24 @@ export class CopySearch {
     }
   }
 
-  /** What an address has answered instead of the blob. */
-  note(address: string, error: unknown): void {
-    const failure =
-      error instanceof Failure
-        ? error
-        : new Failure("unavailable", `Cannot read blob ${this.#fid} to its end`, { cause: error });
-    const reason = reasonOf(failure);
+  /** What an address has answered instead of the blob, or after a part of it. */
+  note(address: string, error: unknown, hasBegun: boolean): void {
+    const failure = this.#failureOf(error);
+    const reason = reasonOf(failure, hasBegun);
     const { health, counts } = this.#parts;
     if (reason === "silent" || reason === "unreachable") health.failed(address);
     if (this.hasOthers) counts.readAround(reason);
     this.#failures.set(address, failure);
     this.#last = failure;
+  }
+
+  #failureOf(error: unknown): Failure {
+    const what = `Cannot read blob ${this.#fid}`;
+    if (!(error instanceof Failure)) {
+      return new Failure("unavailable", `${what} to its end`, { cause: error });
+    }
+    if (error.kind !== "range-not-satisfiable") return error;
+    return new Failure("corrupt", `${what}: its copy is too short`, { cause: error });
   }
 
   /** Something has come: the search for the rest begins anew, though not at copies that are bad. */
@@ -126,7 +132,7 @@ export class CopySearch {
   }
 }
 
-function reasonOf({ kind }: Failure): AroundReason {
+function reasonOf({ kind }: Failure, hasBegun: boolean): AroundReason {
   switch (kind) {
     case "corrupt":
       return "corrupt";
@@ -135,7 +141,8 @@ function reasonOf({ kind }: Failure): AroundReason {
     case "timeout":
       return "silent";
     case "unavailable":
-      return "unreachable";
+      // No reason to avoid the store: one bad blob that many ask for would take all others with it.
+      return hasBegun ? "cut" : "unreachable";
     default:
       return "refused";
   }
