@@ -171,8 +171,10 @@ export class CopyRace<Value> {
     if (isSilent) for (const { address } of this.#running) health.failed(address);
     // Silence is one store's. When the other was silent just now it is everybody's, and asking twice for
     // everything would make that worse.
-    const ofSilence = isSilent && health.isFine(next) ? hedges.takeSilent() : undefined;
-    const end = ofSilence ?? (hedges.take() ? () => undefined : undefined);
+    const isFine = health.isFine(next);
+    const ofSilence = isSilent && isFine ? hedges.takeSilent() : undefined;
+    const maySpend = isSilent || isFine;
+    const end = ofSilence ?? (maySpend && hedges.take() ? () => undefined : undefined);
     if (end !== undefined) {
       counts.hedgedReads += 1;
       this.#beginNext(true, end);
