@@ -81,9 +81,10 @@ export class LeanGetter {
   }
 
   async #get(options: LeanGetOptions): Promise<LeanAnswer> {
-    const { address, timeoutMs } = options;
+    const { address, timeoutMs, signal } = options;
     const deadlineMs = performance.now() + timeoutMs;
     for (;;) {
+      if (signal?.aborted === true) throw nobodyWaits(); // before a good connection is given up for it
       const connection = this.#acquire(address);
       if (connection === undefined) {
         await this.#change(address, deadlineMs);
@@ -219,9 +220,7 @@ class Connection {
   }: LeanGetOptions): Promise<Outcome> {
     return new Promise((resolve) => {
       const onAbort = () => {
-        this.#exchange?.fail(
-          new Failure("unavailable", "Cannot GET: nobody waits for it any more"),
-        );
+        this.#exchange?.fail(nobodyWaits());
         this.#socket.destroy();
       };
       const settle = (outcome: Outcome) => {
@@ -363,4 +362,8 @@ function late(address: string): Failure {
   return new Failure("timeout", `Cannot GET at ${address}: no answer in time`, {
     retryAfterSeconds: 1,
   });
+}
+
+function nobodyWaits(): Failure {
+  return new Failure("unavailable", "Cannot GET: nobody waits for it any more");
 }

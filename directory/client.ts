@@ -3,16 +3,11 @@
  *
  * Where several directories share a database, the one that leads is found among their addresses
  * (addresses.ts); the map is had from any of them.
- *
- * Invariant: a gateway reads on from the last map it got while the directory is away.
  */
 
 import { type Clock, systemClock } from "../base/clock.ts";
-import { messageOf } from "../base/failure.ts";
 import type { Caller } from "../base/http-call.ts";
-import type { Log } from "../base/log.ts";
 import { DirectoryAddresses } from "./addresses.ts";
-import { chooseWeighted } from "./plan.ts";
 import type {
   CompactAllAnswer,
   CompactAllRequest,
@@ -22,14 +17,13 @@ import type {
   HeartbeatReply,
   ImportVolumeRequest,
   LeaderStatus,
-  MapVolume,
   OrderStatus,
   OrdersAnswer,
   VerifyVolumeRequest,
-  VolumeClass,
   VolumeMap,
 } from "./protocol.ts";
 
+export { placementText, type Spread } from "./placement.ts";
 export { isLongOrder } from "./plan.ts";
 export type {
   CompactAllAnswer,
@@ -45,15 +39,13 @@ export type {
   VolumeClass,
   VolumeStatus,
 } from "./protocol.ts";
+export { VolumeDirectory, type WritableVolume } from "./volume-directory.ts";
 
 const callTimeoutMs = 5_000;
-const mapWaitMs = 20_000;
 
 /** With another directory to turn to, one that hangs is left sooner, and a poll of the map is shorter. */
 const severalTimeoutMs = 2_000;
 const severalMapWaitMs = 2_000;
-
-const retryMs = { first: 100, last: 2_000 };
 
 export class DirectoryClient {
   readonly #caller: Caller;
@@ -78,9 +70,17 @@ export class DirectoryClient {
     );
   }
 
-  async map(after: string, waitMs: number, signal: AbortSignal): Promise<VolumeMap> {
+  /** `want` are the placements that the gateway's buckets use: `placementText` of each. */
+  async map(
+    after: string,
+    waitMs: number,
+    signal: AbortSignal,
+    want: readonly string[] = [],
+  ): Promise<VolumeMap> {
     const heldMs = this.#tellers.areSeveral ? Math.min(waitMs, severalMapWaitMs) : waitMs;
-    const path = `/map?after=${encodeURIComponent(after)}&wait=${heldMs}`;
+    const query = new URLSearchParams({ after, wait: String(heldMs) });
+    for (const placement of want) query.append("want", placement);
+    const path = `/map?${query}`;
     const timeoutMs = this.#hangMs + heldMs;
     return await this.#tellers.ask(
       (address) =>
@@ -153,105 +153,5 @@ export class DirectoryClient {
       // It may have been ordered, just not answered.
       { canRepeat: false },
     );
-  }
-}
-
-/** The volume map as a gateway holds it, kept fresh in the background. */
-export class VolumeDirectory {
-  readonly #client: DirectoryClient;
-  readonly #log: Log;
-  readonly #stopping = new AbortController();
-  readonly #changeWaiters = new Set<() => void>();
-  #volumes = new Map<number, MapVolume>();
-  #version = "";
-  #following: Promise<void> | undefined;
-
-  constructor(client: DirectoryClient, log: Log) {
-    this.#client = client;
-    this.#log = log;
-  }
-
-  /** Whether a map has ever come. */
-  get isReady(): boolean {
-    return this.#version !== "";
-  }
-
-  start(): void {
-    this.#following ??= this.#follow();
-  }
-
-  async close(): Promise<void> {
-    this.#stopping.abort();
-    await this.#following;
-  }
-
-  /** `host:port` of each store that has the volume. */
-  addressesOf(volume: number): readonly string[] {
-    return this.#volumes.get(volume)?.addresses ?? [];
-  }
-
-  /** A volume that takes appends, the emptier its disk the likelier; none of `avoid`. */
-  chooseWritable(
-    volumeClass: VolumeClass,
-    avoid: ReadonlySet<number>,
-    fraction: number,
-  ): { volume: number; address: string } | undefined {
-    const choices = [...this.#volumes.values()].filter(
-      (entry) => entry.class === volumeClass && entry.isWritable && !avoid.has(entry.volume),
-    );
-    const chosen = chooseWeighted(choices, ({ freeBytes }) => freeBytes + 1, fraction);
-    const address = chosen?.addresses[0];
-    if (chosen === undefined || address === undefined) return undefined;
-    return { volume: chosen.volume, address };
-  }
-
-  /** Whether volumes of the class are there that only lack space. */
-  isFull(volumeClass: VolumeClass): boolean {
-    return [...this.#volumes.values()].some((entry) => entry.class === volumeClass && entry.isFull);
-  }
-
-  /** Resolves at the next change of the map, or after `limitMs`. */
-  change(limitMs: number): Promise<void> {
-    return new Promise((resolve) => {
-      const settle = () => {
-        clearTimeout(timer);
-        this.#changeWaiters.delete(settle);
-        resolve();
-      };
-      const timer = setTimeout(settle, limitMs);
-      this.#changeWaiters.add(settle);
-    });
-  }
-
-  async #follow(): Promise<void> {
-    let delayMs = retryMs.first;
-    while (!this.#stopping.signal.aborted) {
-      try {
-        const map = await this.#client.map(this.#version, mapWaitMs, this.#stopping.signal);
-        delayMs = retryMs.first;
-        if (map.version === this.#version) continue;
-        this.#version = map.version;
-        this.#takeIn(map.volumes);
-      } catch (error) {
-        if (this.#stopping.signal.aborted) return;
-        this.#log.warn(
-          { reason: messageOf(error) },
-          "the directory does not answer; its last map stands",
-        );
-        await this.change(delayMs);
-        delayMs = Math.min(delayMs * 2, retryMs.last);
-      }
-    }
-  }
-
-  #takeIn(volumes: MapVolume[]): void {
-    const next = new Map(volumes.map((entry) => [entry.volume, entry]));
-    // A directory that has just started knows only the stores that have called since. What it does not
-    // mention stays readable where it was; nothing is written there.
-    for (const [volume, entry] of this.#volumes) {
-      if (!next.has(volume)) next.set(volume, { ...entry, isWritable: false });
-    }
-    this.#volumes = next;
-    for (const settle of [...this.#changeWaiters]) settle();
   }
 }

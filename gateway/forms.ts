@@ -14,6 +14,7 @@ import type { Random } from "../base/random.ts";
 import type { NewVersion } from "../catalog/model.ts";
 import { newVersionId } from "../catalog/version-id.ts";
 import type { Durability } from "../store/client.ts";
+import { bucketPlacement } from "./bucket-placement.ts";
 import { chooseDurability } from "./durability.ts";
 import type { ObjectRequest } from "./object-request.ts";
 import { formatTarget } from "./target.ts";
@@ -143,6 +144,7 @@ export class Forms {
       declaredBytes: undefined,
       bytesMax: bucket.settings.maxObjectBytes,
       durability,
+      placement: bucketPlacement(bucket.settings),
       bucket: bucket.name,
       key,
       version: versionId,

@@ -13,6 +13,7 @@ import { Catalog } from "../catalog/catalog.ts";
 import { DirectoryClient, VolumeDirectory } from "../directory/client.ts";
 import { StoreClient } from "../store/client.ts";
 import { Blobs } from "./blobs.ts";
+import { bucketPlacement } from "./bucket-placement.ts";
 import { Buckets } from "./buckets.ts";
 import { readCredentials } from "./client.ts";
 import { Forms } from "./forms.ts";
@@ -69,7 +70,9 @@ export async function runGateway(config: GatewayConfig): Promise<void> {
     await catalog.putAccessKey(root.accessKey, root.secretKey);
 
     const directory = new DirectoryClient(caller, config.directory);
-    const volumes = new VolumeDirectory(directory, log);
+    const volumes = new VolumeDirectory({ source: directory, log });
+    // Before the first put of each: a volume that is there already costs nobody a wait.
+    for (const { settings } of catalog.buckets()) volumes.want(bucketPlacement(settings));
     volumes.start();
     const blobs = new Blobs({
       directory: volumes,
@@ -92,7 +95,7 @@ export async function runGateway(config: GatewayConfig): Promise<void> {
       objects: new Objects({ ...parts, cache, pictures }),
       forms: new Forms(parts),
       directory,
-      metrics: makeGatewayMetrics(registry, cache),
+      metrics: makeGatewayMetrics(registry, cache, blobs.counts),
       log,
     });
     const outbox = new Outbox({ catalog, blobs, log, onDeleted: (fid) => cache.delete(fid) });
@@ -121,8 +124,7 @@ export async function runGateway(config: GatewayConfig): Promise<void> {
 function unreadiness(volumes: VolumeDirectory, images: Images): string | undefined {
   if (!volumes.isReady) return "the directory has not answered yet";
   if (!images.isReady) return "the image process is not ready";
-  return volumes.chooseWritable("original", new Set(), 0) === undefined &&
-    !volumes.isFull("original")
-    ? "no store takes blobs"
-    : undefined;
+  return volumes.isWritable("original") || volumes.isFull("original")
+    ? undefined
+    : "no store takes blobs";
 }

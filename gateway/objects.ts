@@ -18,10 +18,11 @@ import type { Random } from "../base/random.ts";
 import { SingleFlight } from "../cache/fill.ts";
 import type { BlobCache } from "../cache/lru.ts";
 import type { Catalog } from "../catalog/catalog.ts";
-import type { ObjectVersion } from "../catalog/model.ts";
+import type { ChunkRef, ObjectVersion } from "../catalog/model.ts";
 import { newVersionId } from "../catalog/version-id.ts";
 import { answerEmpty } from "./answers.ts";
 import type { Blobs } from "./blobs.ts";
+import { bucketPlacement } from "./bucket-placement.ts";
 import { readPutConditions } from "./conditions.ts";
 import { chooseDurability } from "./durability.ts";
 import { isActiveType, readUserHeaders, versionHeaders } from "./object-headers.ts";
@@ -63,6 +64,7 @@ export class Objects {
       declaredBytes: declared === undefined ? undefined : Number(declared),
       bytesMax: bucket.settings.maxObjectBytes,
       durability,
+      placement: bucketPlacement(bucket.settings),
       bucket: bucket.name,
       key,
       version: versionId,
@@ -187,7 +189,7 @@ export class Objects {
     const [only] = version.chunks;
     if (range.start === range.end) return Buffer.alloc(0);
     if (version.chunks.length === 1 && only !== undefined && only.length <= wholeBytesMax) {
-      const data = await this.#whole(only.fid, requestId);
+      const data = await this.#whole(only, requestId);
       return range.end - range.start === data.length ? data : data.subarray(range.start, range.end);
     }
     // The first part is awaited here, so that a failure to begin still gets a status of its own.
@@ -196,12 +198,13 @@ export class Objects {
     return new PartsStream(first, parts);
   }
 
-  async #whole(fid: string, requestId: string): Promise<Buffer> {
+  async #whole(chunk: ChunkRef, requestId: string): Promise<Buffer> {
     const { cache, blobs } = this.#options;
+    const { fid } = chunk;
     const cached = cache.get(fid);
     if (cached !== undefined) return cached;
     return await this.#fills.run(fid, async () => {
-      const data = await blobs.read(fid, requestId);
+      const data = await blobs.read(chunk, requestId);
       cache.set(fid, data);
       return data;
     });

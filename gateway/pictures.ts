@@ -124,6 +124,6 @@ export class Pictures {
   async #readFacts({ chunks }: ObjectVersion, requestId: string): Promise<ImageFacts | undefined> {
     const [first] = chunks;
     if (first === undefined) return undefined;
-    return await this.#images.facts(await this.#blobs.read(first.fid, requestId));
+    return await this.#images.facts(await this.#blobs.read(first, requestId));
   }
 }

@@ -30,6 +30,8 @@ export interface UploadSource {
   /** More than this is refused. */
   bytesMax: number;
   durability: Durability;
+  /** Of the copies; see bucket-placement.ts. */
+  placement: string;
   bucket: string;
   key: string;
   version: string;
@@ -117,7 +119,7 @@ export class Uploader {
 
   async #store(source: UploadSource, chunks: ChunkRef[]): Promise<StoredUpload> {
     const { declaredBytes, bytesMax, bucket, key, version, contentType } = source;
-    const { durability, requestId } = source;
+    const { durability, placement, requestId } = source;
     if (declaredBytes !== undefined && declaredBytes > bytesMax) throw tooLarge(bytesMax);
     const whole = md5();
     let size = 0;
@@ -131,7 +133,8 @@ export class Uploader {
         facts = this.#readFacts(bytes, requestId);
       }
       const metadata = { bucket, key, version, chunk: chunks.length, type, sha256: digest };
-      chunks.push(await this.#blobs.put(bytes, metadata, { durability, requestId }));
+      const wanted = { durability, placement, requestId, earlier: chunks };
+      chunks.push(await this.#blobs.put(bytes, metadata, wanted));
     }
     if (declaredBytes !== undefined && size !== declaredBytes) {
       throw new Failure(

@@ -58,6 +58,7 @@ export class StoreClient {
     owner,
     durability,
     requestId,
+    timeoutMs = appendTimeoutMs,
   }: {
     address: string;
     volume: number;
@@ -66,6 +67,7 @@ export class StoreClient {
     owner: BlobOwner;
     durability: Durability;
     requestId: string;
+    timeoutMs?: number;
   }): Promise<string> {
     const { body } = await this.#caller.call({
       method: "POST",
@@ -77,7 +79,7 @@ export class StoreClient {
       },
       body: data,
       bodySha256: metadata.sha256 || undefined,
-      timeoutMs: appendTimeoutMs,
+      timeoutMs,
       requestId,
     });
     const { fid } = JSON.parse(body.toString()) as { fid: string };
@@ -169,11 +171,13 @@ export class StoreClient {
     fid,
     range,
     requestId,
+    signal,
   }: {
     address: string;
     fid: string;
     range: ByteRange;
     requestId: string;
+    signal?: AbortSignal | undefined;
   }): Promise<Readable> {
     const { body } = await this.#caller.stream({
       method: "GET",
@@ -182,6 +186,7 @@ export class StoreClient {
       headers: { range: `bytes=${range.start}-${range.end - 1}` },
       timeoutMs: readTimeoutMs,
       requestId,
+      signal,
     });
     return body;
   }
