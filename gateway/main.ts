@@ -9,7 +9,7 @@ import { systemRandom } from "../base/random.ts";
 import { type RunningRole, runRole } from "../base/role.ts";
 import { readToken } from "../base/token.ts";
 import { BlobCache } from "../cache/lru.ts";
-import { Catalog } from "../catalog/catalog.ts";
+import type { Catalog } from "../catalog/catalog.ts";
 import { DirectoryClient, VolumeDirectory } from "../directory/client.ts";
 import { StoreClient } from "../store/client.ts";
 import { Blobs } from "./blobs.ts";
@@ -19,14 +19,17 @@ import { Forms } from "./forms.ts";
 import { Images } from "./images/images.ts";
 import { makeGatewayMetrics } from "./metrics.ts";
 import { Objects } from "./objects.ts";
+import { openCatalog } from "./open-catalog.ts";
 import { Outbox } from "./outbox.ts";
 import { Pictures } from "./pictures.ts";
 import { makeGatewayServer } from "./server.ts";
 import { Uploader } from "./upload.ts";
 
 export interface GatewayConfig {
-  /** Folder of the catalog. */
+  /** Its own folder; the catalog's too, unless `catalog` says that it is elsewhere. */
   data: string;
+  /** `postgres://…` of a catalog that several gateways share. */
+  catalog?: string | undefined;
   host: string;
   port: number;
   opsHost: string;
@@ -52,18 +55,13 @@ export async function runGateway(config: GatewayConfig): Promise<void> {
     const token = readToken(config.tokenFile);
     const caller = new Caller(token);
     const stores = new StoreClient(caller, token);
-    const catalog = await Catalog.open({
+    const opened = await openCatalog({
       folder: config.data,
-      log,
-      clock: systemClock,
-      random: systemRandom,
+      url: config.catalog,
       deleteDelayMs: config.deleteDelayMs,
-      onFatal: (error) => {
-        // Whether its last commits happened is known only after opening it anew.
-        log.fatal({ err: error }, "the catalog failed");
-        process.exit(1);
-      },
+      log,
     });
+    const { catalog } = opened;
     await catalog.putAccessKey(root.accessKey, root.secretKey);
 
     const directory = new DirectoryClient(caller, config.directory);
@@ -98,7 +96,7 @@ export async function runGateway(config: GatewayConfig): Promise<void> {
     const address = await listen(server, config);
     const ops = await startOpsServer(
       { host: config.opsHost, port: config.opsPort },
-      { registry, readiness: () => unreadiness(volumes, images) },
+      { registry, readiness: () => unreadiness(catalog, volumes, images) },
     );
     return {
       ready: { address: formatAddress(address), opsAddress: formatAddress(ops.address) },
@@ -107,7 +105,7 @@ export async function runGateway(config: GatewayConfig): Promise<void> {
         await outbox.stop();
         await images.close();
         await volumes.close();
-        await catalog.close();
+        await opened.close();
         await caller.close();
         stores.close();
         await closeServer(ops.server, 100);
@@ -116,7 +114,13 @@ export async function runGateway(config: GatewayConfig): Promise<void> {
   });
 }
 
-function unreadiness(volumes: VolumeDirectory, images: Images): string | undefined {
+function unreadiness(
+  catalog: Catalog,
+  volumes: VolumeDirectory,
+  images: Images,
+): string | undefined {
+  const reason = catalog.unreadiness();
+  if (reason !== undefined) return reason;
   if (!volumes.isReady) return "the directory has not answered yet";
   if (!images.isReady) return "the image process is not ready";
   return volumes.chooseWritable("original", new Set(), 0) === undefined &&
