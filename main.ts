@@ -159,11 +159,18 @@ const directoryCommand = program
   .description(
     "Runs the directory: it knows which store has which volume, and gives out the right to write.",
   )
-  .requiredOption("--data <folder>", "where its database is kept")
+  .option("--data <folder>", "where its database is kept, if it is the only one")
+  .addOption(
+    new Option(
+      "--database <url>",
+      "a PostgreSQL (postgres://…) instead, shared by several directories of which one leads",
+    ).env("HAYLOFT_DIRECTORY_DATABASE"),
+  )
   .option("--host <host>", "address to listen on", "127.0.0.1")
   .addOption(
     new Option("--port <port>", "port to listen on, 0 for any").argParser(port).default(9333),
   )
+  .option("--advertise <host:port>", "how others reach it, where that is another address")
   .addOption(tokenFile())
   .addOption(nativeAccess())
   .addOption(
@@ -197,7 +204,10 @@ const storeCommand = program
   .summary("run a store alone")
   .description("Runs a store: it keeps blobs in volume files in one folder.")
   .requiredOption("--data <folder>", "where its volumes are kept")
-  .requiredOption("--directory <host:port>", "the directory that it reports to")
+  .requiredOption(
+    "--directory <host:port,…>",
+    "the directory that it reports to, or all of them with commas between",
+  )
   .option("--host <host>", "address to listen on", "127.0.0.1")
   .addOption(
     new Option("--port <port>", "port to listen on, 0 for any").argParser(port).default(8080),
@@ -229,7 +239,10 @@ const gatewayCommand = program
   .summary("run a gateway alone")
   .description("Runs the gateway: the public address, with uploads, objects and resized pictures.")
   .requiredOption("--data <folder>", "its own folder, with its database unless --catalog is given")
-  .requiredOption("--directory <host:port>", "the directory that it asks")
+  .requiredOption(
+    "--directory <host:port,…>",
+    "the directory that it asks, or all of them with commas between",
+  )
   .requiredOption("--credentials <file>", "JSON with accessKey and secretKey of the root user")
   .option("--host <host>", "address to listen on", "127.0.0.1")
   .addOption(

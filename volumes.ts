@@ -142,7 +142,7 @@ async function run(
 function where(command: Command): Command {
   return command
     .option("--data <folder>", "the data folder of the running `hayloft up`", "./data")
-    .option("--directory <host:port>", "the directory of a cluster that runs")
+    .option("--directory <host:port,…>", "the directory of a cluster that runs, or all of them")
     .option("--token-file <file>", "the cluster's secret, with --directory")
     .addOption(
       new Option("--folder <folder>", "a store's folder that nothing runs on").conflicts([

@@ -33,7 +33,9 @@ export interface FailureOptions {
   /** A finer name for the public error code, such as S3's `NoSuchBucket`. */
   code?: string;
   /** Seconds after which trying again makes sense. */
-  retryAfterSeconds?: number;
+  retryAfterSeconds?: number | undefined;
+  /** `host:port` of the process that can do it, where this one can't because another leads. */
+  leader?: string | undefined;
 }
 
 export class Failure extends Error {
@@ -41,12 +43,14 @@ export class Failure extends Error {
   readonly kind: FailureKind;
   readonly code: string | undefined;
   readonly retryAfterSeconds: number | undefined;
+  readonly leader: string | undefined;
 
   constructor(kind: FailureKind, message: string, options: FailureOptions = {}) {
     super(message, options.cause === undefined ? undefined : { cause: options.cause });
     this.kind = kind;
     this.code = options.code;
     this.retryAfterSeconds = options.retryAfterSeconds;
+    this.leader = options.leader;
   }
 
   get status(): number {

@@ -5,8 +5,15 @@
 
 import type { Readable } from "node:stream";
 import { Agent, type Dispatcher } from "undici";
-import { Failure, type FailureBody, isFailureKind, messageOf, systemErrorCode } from "./failure.ts";
-import { requestIdHeader } from "./http-serve.ts";
+import {
+  Failure,
+  type FailureBody,
+  type FailureOptions,
+  isFailureKind,
+  messageOf,
+  systemErrorCode,
+} from "./failure.ts";
+import { leaderHeader, requestIdHeader } from "./http-serve.ts";
 import { tokenHeader } from "./token.ts";
 
 export interface CallOptions {
@@ -137,7 +144,11 @@ async function readFailure(
 ): Promise<Failure> {
   const text = await body.text().catch(() => "");
   const what = `${method} ${path} at ${address}`;
-  return failureOfAnswer(what, statusCode, text, Number(headers["retry-after"]));
+  const leader = headers[leaderHeader];
+  return failureOfAnswer(what, statusCode, text, {
+    retryAfterSeconds: Number(headers["retry-after"]),
+    leader: typeof leader === "string" ? leader : undefined,
+  });
 }
 
 /** The failure that an answer of 400 or more carries, or one that tells its status. */
@@ -145,13 +156,13 @@ export function failureOfAnswer(
   what: string,
   status: number,
   text: string,
-  retryAfterSeconds: number = Number.NaN,
+  { retryAfterSeconds = Number.NaN, leader }: FailureOptions = {},
 ): Failure {
   try {
     const { error } = JSON.parse(text) as FailureBody;
     if (isFailureKind(error.kind)) {
       const retry = Number.isFinite(retryAfterSeconds) ? { retryAfterSeconds } : {};
-      return new Failure(error.kind, error.message, retry);
+      return new Failure(error.kind, error.message, { ...retry, leader });
     }
   } catch {
     // Not one of ours: told apart below.

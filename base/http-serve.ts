@@ -11,6 +11,9 @@ import { systemRandom } from "./random.ts";
 
 export const requestIdHeader = "x-request-id";
 
+/** With a failure: who leads, and so can answer. */
+export const leaderHeader = "x-hayloft-leader";
+
 export interface ListenAddress {
   host: string;
   /** 0 means any free one. */
@@ -146,7 +149,8 @@ export function answerFailure(
   { log, requestId }: { log: Log; requestId: string },
 ): void {
   const failure = toFailure(error);
-  if (failure.status >= 500) {
+  // That another leads is no trouble of ours.
+  if (failure.status >= 500 && failure.leader === undefined) {
     log.error({ requestId, err: failure.cause ?? failure, kind: failure.kind }, failure.message);
   }
   if (response.headersSent) {
@@ -161,6 +165,7 @@ export function answerFailure(
   if (failure.retryAfterSeconds !== undefined) {
     headers["retry-after"] = String(failure.retryAfterSeconds);
   }
+  if (failure.leader !== undefined) headers[leaderHeader] = failure.leader;
   // Bytes of a body that nobody reads would be taken for the next request.
   if (!response.req.complete) headers.connection = "close";
   answerJson(response, failure.status, body, headers);

@@ -74,6 +74,11 @@ export function openPostgres<Tables>(url: string, options: PostgresOptions): Kys
   });
 }
 
+/** Whether a database's address is one for `openPostgres`. */
+export function isPostgresUrl(text: string): boolean {
+  return /^postgres(ql)?:\/\//.test(text);
+}
+
 function makePool(url: string, limits: Required<PostgresOptions>): pg.Pool {
   let pool: pg.Pool;
   try {

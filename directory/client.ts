@@ -1,12 +1,17 @@
 /**
  * How others call the directory: stores send heartbeats, gateways keep a map of volumes, operators order.
  *
+ * Where several directories share a database, the one that leads is found among their addresses
+ * (addresses.ts); the map is had from any of them.
+ *
  * Invariant: a gateway reads on from the last map it got while the directory is away.
  */
 
+import { type Clock, systemClock } from "../base/clock.ts";
 import { messageOf } from "../base/failure.ts";
 import type { Caller } from "../base/http-call.ts";
 import type { Log } from "../base/log.ts";
+import { DirectoryAddresses } from "./addresses.ts";
 import { chooseWeighted } from "./plan.ts";
 import type {
   CompactAllAnswer,
@@ -16,6 +21,7 @@ import type {
   Heartbeat,
   HeartbeatReply,
   ImportVolumeRequest,
+  LeaderStatus,
   MapVolume,
   OrderStatus,
   OrdersAnswer,
@@ -31,6 +37,7 @@ export type {
   Grant,
   Heartbeat,
   HeartbeatReply,
+  LeaderStatus,
   MapVolume,
   Order,
   OrderStatus,
@@ -41,47 +48,57 @@ export type {
 
 const callTimeoutMs = 5_000;
 const mapWaitMs = 20_000;
+
+/** With another directory to turn to, one that hangs is left sooner, and a poll of the map is shorter. */
+const severalTimeoutMs = 2_000;
+const severalMapWaitMs = 2_000;
+
 const retryMs = { first: 100, last: 2_000 };
 
 export class DirectoryClient {
   readonly #caller: Caller;
-  readonly #address: string;
+  /** Who leads, and who tells the map. */
+  readonly #leaders: DirectoryAddresses;
+  readonly #tellers: DirectoryAddresses;
 
-  constructor(caller: Caller, address: string) {
+  /** `addresses` is `host:port` of the directory, or of several with commas between. */
+  constructor(caller: Caller, addresses: string, clock: Clock = systemClock) {
     this.#caller = caller;
-    this.#address = address;
+    this.#leaders = new DirectoryAddresses(addresses, clock);
+    this.#tellers = new DirectoryAddresses(addresses, clock);
   }
 
   /** `signal` hangs up, while the directory holds the reply for example. */
   async heartbeat(heartbeat: Heartbeat, signal?: AbortSignal): Promise<HeartbeatReply> {
-    return await this.#caller.callJson<HeartbeatReply>({
-      method: "POST",
-      address: this.#address,
-      path: "/heartbeat",
-      body: heartbeat,
-      timeoutMs: callTimeoutMs + (heartbeat.waitMs ?? 0),
-      signal,
-    });
+    const call = { method: "POST", path: "/heartbeat", body: heartbeat, signal } as const;
+    const timeoutMs = this.#hangMs + (heartbeat.waitMs ?? 0);
+    return await this.#leaders.ask(
+      (address) => this.#caller.callJson<HeartbeatReply>({ ...call, address, timeoutMs }),
+      { signal },
+    );
   }
 
   async map(after: string, waitMs: number, signal: AbortSignal): Promise<VolumeMap> {
-    return await this.#caller.callJson<VolumeMap>({
-      method: "GET",
-      address: this.#address,
-      path: `/map?after=${encodeURIComponent(after)}&wait=${waitMs}`,
-      timeoutMs: waitMs + callTimeoutMs,
-      signal,
-    });
+    const heldMs = this.#tellers.areSeveral ? Math.min(waitMs, severalMapWaitMs) : waitMs;
+    const path = `/map?after=${encodeURIComponent(after)}&wait=${heldMs}`;
+    const timeoutMs = this.#hangMs + heldMs;
+    return await this.#tellers.ask(
+      (address) =>
+        this.#caller.callJson<VolumeMap>({ method: "GET", address, path, timeoutMs, signal }),
+      { signal },
+    );
   }
 
   async status(requestId?: string): Promise<DirectoryStatus> {
-    return await this.#caller.callJson<DirectoryStatus>({
-      method: "GET",
-      address: this.#address,
-      path: "/status",
-      timeoutMs: callTimeoutMs,
-      requestId,
-    });
+    return await this.#get("/status", requestId);
+  }
+
+  /** Who leads, as the directory says that answers first. */
+  async leader(): Promise<LeaderStatus> {
+    const call = { method: "GET", path: "/leader", timeoutMs: this.#hangMs } as const;
+    return await this.#tellers.ask((address) =>
+      this.#caller.callJson<LeaderStatus>({ ...call, address }),
+    );
   }
 
   /** Has a volume rewritten without what is dead in it; an open one is sealed first. */
@@ -114,22 +131,28 @@ export class DirectoryClient {
 
   /** Fails with `not-found` if the order ended too long ago, or before the directory's last start. */
   async order(number: number): Promise<OrderStatus> {
-    return await this.#caller.callJson<OrderStatus>({
-      method: "GET",
-      address: this.#address,
-      path: `/orders/${number}`,
-      timeoutMs: callTimeoutMs,
-    });
+    return await this.#get(`/orders/${number}`);
+  }
+
+  /** How long a directory may be silent. */
+  get #hangMs(): number {
+    return this.#leaders.areSeveral ? severalTimeoutMs : callTimeoutMs;
+  }
+
+  async #get<Answer>(path: string, requestId?: string): Promise<Answer> {
+    const call = { method: "GET", path, timeoutMs: this.#hangMs, requestId } as const;
+    return await this.#leaders.ask((address) =>
+      this.#caller.callJson<Answer>({ ...call, address }),
+    );
   }
 
   async #post<Answer>(path: string, body: unknown): Promise<Answer> {
-    return await this.#caller.callJson<Answer>({
-      method: "POST",
-      address: this.#address,
-      path,
-      body,
-      timeoutMs: callTimeoutMs,
-    });
+    const call = { method: "POST", path, body, timeoutMs: callTimeoutMs } as const;
+    return await this.#leaders.ask(
+      (address) => this.#caller.callJson<Answer>({ ...call, address }),
+      // It may have been ordered, just not answered.
+      { canRepeat: false },
+    );
   }
 }
 

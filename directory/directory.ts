@@ -15,6 +15,7 @@ import type { Random } from "../base/random.ts";
 import { Assigner, type Assignment, type AssignRequest, type NativeVolume } from "./assigner.ts";
 import { Bell } from "./bell.ts";
 import { nextNumber, raiseCounter } from "./counters.ts";
+import type { Transact } from "./lease.ts";
 import { type EndedOrder, OrderBook } from "./order-book.ts";
 import {
   type Change,
@@ -58,6 +59,8 @@ export interface DirectoryOptions {
   compaction?: CompactionOptions | "off";
   /** How long `assign` waits for a volume. */
   assignWaitMsMax?: number;
+  /** How transactions run, where the right to change the database can be lost; else by themselves. */
+  transact?: Transact;
 }
 
 /** What a live store last said, and was told. */
@@ -108,6 +111,7 @@ export class Directory {
       lostMs: 30_000,
       compaction: { ...compactionDefaults, rateBytes: 20_000_000 },
       assignWaitMsMax: 10_000,
+      transact: (work) => options.database.transaction().execute(work),
       ...options,
     };
     const { clock, random } = options;
@@ -214,7 +218,7 @@ export class Directory {
   async change<Result>(
     work: (transaction: Transaction<DirectoryTables>) => Promise<Result>,
   ): Promise<Result> {
-    const turn = this.#turn.then(() => this.#options.database.transaction().execute(work));
+    const turn = this.#turn.then(() => this.#options.transact(work));
     this.#turn = turn.catch(() => undefined);
     return await turn;
   }

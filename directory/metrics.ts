@@ -3,14 +3,23 @@
 import { Gauge, type Registry } from "../base/metrics.ts";
 import type { Directory } from "./directory.ts";
 
-export function watchDirectory(directory: Directory, registry: Registry): void {
+/** `leading` is the directory while this process leads. */
+export function watchDirectory(leading: () => Directory | undefined, registry: Registry): void {
+  new Gauge({
+    name: "hayloft_directory_leads",
+    help: "1 while this directory leads, 0 while it stands by.",
+    registers: [registry],
+    collect() {
+      this.set(leading() === undefined ? 0 : 1);
+    },
+  });
   new Gauge({
     name: "hayloft_directory_stores",
     help: "Stores by state.",
     labelNames: ["state"],
     registers: [registry],
     collect() {
-      const { stores } = directory.status();
+      const stores = leading()?.status().stores ?? [];
       for (const state of ["live", "suspect", "lost"] as const) {
         this.set({ state }, stores.filter((store) => store.state === state).length);
       }
@@ -23,7 +32,7 @@ export function watchDirectory(directory: Directory, registry: Registry): void {
     registers: [registry],
     collect() {
       this.reset();
-      for (const { volumes } of directory.status().stores) {
+      for (const { volumes } of leading()?.status().stores ?? []) {
         for (const { class: volumeClass, state } of volumes)
           this.inc({ class: volumeClass, state });
       }

@@ -66,7 +66,8 @@ const place = { dataCenter: "DefaultDataCenter", rack: "DefaultRack", disk: "hdd
 const volumeBytes = 32 * 2 ** 30;
 
 /** A fid in one of SeaweedFS's forms: `3,01637037d6`, `3/01637037d6`, with `_1`, `.jpg` or `/name.jpg`. */
-const fidPath = /^\/([0-9]{1,10})[,/][0-9a-fA-F]{9,24}(?:_[0-9]+)?(?:\.[^/]*|\/[^/]*)?$/;
+export const fidPath: RegExp =
+  /^\/([0-9]{1,10})[,/][0-9a-fA-F]{9,24}(?:_[0-9]+)?(?:\.[^/]*|\/[^/]*)?$/;
 
 /** Statuses that SeaweedFS has for what here are kinds of failure. */
 const statusByKind: Partial<Record<FailureKind, number>> = {

@@ -189,6 +189,16 @@ export interface DirectoryStatus {
   stores: StoreStatus[];
 }
 
+/** Who leads, of several directories or the only one. */
+export interface LeaderStatus {
+  /** Whether it is the one that was asked. */
+  isLeader: boolean;
+  /** `host:port`, if known. */
+  leader?: string | undefined;
+  /** The number of its lease, where there are several. */
+  lease?: number | undefined;
+}
+
 /** Where an order stands. What ended long ago, or before the directory's last start, is not known. */
 export interface OrderStatus {
   order: number;

@@ -38,6 +38,17 @@ export interface DirectoryTables {
     name: string;
     value: number;
   };
+  /** Who leads, where several directories share a database: one row (lease.ts). */
+  leases: {
+    name: string;
+    /** Grows with every holder. */
+    number: number;
+    /** The run of its process, and where it is reached. */
+    holder: string;
+    address: string;
+    /** By the database's clock. */
+    expires_ms: number;
+  };
 }
 
 export const directoryMigrations: Record<string, Migration> = {
@@ -91,6 +102,20 @@ export const directoryMigrations: Record<string, Migration> = {
         .alterTable("volumes")
         .addColumn("ttl_seconds", "bigint", (column) => column.notNull().defaultTo(0))
         .execute();
+    },
+  },
+  "003-lease": {
+    async up(database: Kysely<unknown>) {
+      await database.schema
+        .createTable("leases")
+        .addColumn("name", "varchar(16)", (column) => column.primaryKey())
+        .addColumn("number", "bigint", (column) => column.notNull())
+        .addColumn("holder", "varchar(32)", (column) => column.notNull())
+        .addColumn("address", "varchar(300)", (column) => column.notNull())
+        .addColumn("expires_ms", "bigint", (column) => column.notNull())
+        .execute();
+      await sql`insert into leases (name, number, holder, address, expires_ms)
+        values ('leader', 0, '', '', 0)`.execute(database);
     },
   },
 };

@@ -10,6 +10,7 @@
  *   POST /volumes/import          takes over a volume of SeaweedFS
  *   POST /compact                 compacts all that is worth it, or tells what that would be
  *   GET  /orders/{n}              where an order stands
+ *   GET  /leader                  who leads (standby.ts has what is answered by who does not)
  *
  * What operators ask for is answered with 202 and the numbers of the orders. native-calls.ts has the rest.
  */
@@ -22,6 +23,7 @@ import type { Log } from "../base/log.ts";
 import type { NativeAccess } from "../base/native-access.ts";
 import { tokenCheck, tokenHeader } from "../base/token.ts";
 import type { Directory } from "./directory.ts";
+import type { Term } from "./lease.ts";
 import { NativeCalls } from "./native-calls.ts";
 import type { Operations } from "./operations.ts";
 import {
@@ -29,6 +31,7 @@ import {
   compactVolumeSchema,
   heartbeatSchema,
   importVolumeSchema,
+  type LeaderStatus,
   verifyVolumeSchema,
 } from "./protocol.ts";
 
@@ -45,7 +48,14 @@ export interface DirectoryServerOptions {
   native: NativeAccess;
   /** Bytes a second of a compaction that a native call asks for; 0 if as fast as can be. */
   rateBytes: number;
+  /** `host:port` under which others reach this directory. */
+  address?: string;
+  /** The time that this directory leads, where there are several. */
+  term?: Term;
 }
+
+/** Answers one request, or fails. */
+export type Answers = (request: IncomingMessage, response: ServerResponse) => Promise<void>;
 
 interface Call {
   request: IncomingMessage;
@@ -53,46 +63,72 @@ interface Call {
   url: URL;
   /** What the parentheses of the route's pattern stand for. */
   parts: string[];
-  /** Aborts when the caller has gone. */
+  /** Aborts when the caller has gone, or this directory leads no more. */
   signal: AbortSignal;
 }
 
+/** A server of the only directory. */
 export function makeDirectoryServer(options: DirectoryServerOptions): Server {
-  const { token, log, native: access } = options;
-  const isOurs = tokenCheck(token);
-  const routes = makeRoutes(options);
-  const native = new NativeCalls({ ...options, access, isOurs });
-  const handle = async (request: IncomingMessage, response: ServerResponse) => {
-    const url = readUrl(request);
-    if (native.has(url.pathname)) {
-      await native.answer(request, response, url);
-      return;
-    }
-    if (!isOurs(request.headers[tokenHeader])) {
-      throw new Failure("forbidden", "Cannot answer: the call does not carry the cluster's token");
-    }
-    const gone = new AbortController();
-    response.once("close", () => gone.abort());
-    const line = `${request.method} ${url.pathname}`;
-    for (const { pattern, answer } of routes) {
-      const match = pattern.exec(line);
-      if (match === null) continue;
-      const parts = match.slice(1);
-      await answer({ request, response, url, parts, signal: gone.signal });
-      return;
-    }
-    throw new Failure("not-found", `Cannot find ${line}`);
-  };
+  const answers = makeAnswers(options);
+  return serveAnswers(() => answers, options.log);
+}
+
+/** A server that answers with what `current` returns when a request comes. */
+export function serveAnswers(current: () => Answers, log: Log): Server {
   return createServer((request, response) => {
-    handle(request, response).catch((error: unknown) => {
+    current()(request, response).catch((error: unknown) => {
       answerFailure(response, error, { log, requestId: requestIdOf(request) });
     });
   });
 }
 
+/** What the directory that leads answers. */
+export function makeAnswers(options: DirectoryServerOptions): Answers {
+  const { token, native: access, term } = options;
+  const isOurs = tokenCheck(token);
+  const routes = makeRoutes(options);
+  const native = new NativeCalls({ ...options, access, isOurs });
+  return async (request, response) => {
+    const url = readUrl(request);
+    if (native.has(url.pathname)) {
+      await native.answer(request, response, url);
+      return;
+    }
+    requireToken(request, isOurs);
+    const gone = new AbortController();
+    response.once("close", () => gone.abort());
+    const signal = term === undefined ? gone.signal : AbortSignal.any([gone.signal, term.ended]);
+    const line = `${request.method} ${url.pathname}`;
+    for (const { pattern, answer } of routes) {
+      const match = pattern.exec(line);
+      if (match === null) continue;
+      const parts = match.slice(1);
+      await answer({ request, response, url, parts, signal });
+      return;
+    }
+    throw new Failure("not-found", `Cannot find ${line}`);
+  };
+}
+
+export function requireToken(
+  request: IncomingMessage,
+  isOurs: (token: string | string[] | undefined) => boolean,
+): void {
+  if (isOurs(request.headers[tokenHeader])) return;
+  throw new Failure("forbidden", "Cannot answer: the call does not carry the cluster's token");
+}
+
+/** How long a poll of the map may be held. */
+export function readMapPoll(url: URL): { after: string; waitMs: number } {
+  const waitMs = Math.min(Number(url.searchParams.get("wait") ?? 0) || 0, mapWaitMsMax);
+  return { after: url.searchParams.get("after") ?? "", waitMs };
+}
+
 function makeRoutes({
   directory,
   operations,
+  term,
+  address,
 }: DirectoryServerOptions): { pattern: RegExp; answer: (call: Call) => Promise<void> }[] {
   return [
     {
@@ -101,14 +137,15 @@ function makeRoutes({
         const body = await readBody(request, { limitBytes: heartbeatBytesMax });
         const heartbeat = parseAs(heartbeatSchema, body);
         const reply = await directory.heartbeat(heartbeat, signal);
+        // By now another may lead, and have ordered otherwise.
+        term?.requireHeld();
         if (!signal.aborted) answerJson(response, 200, reply);
       },
     },
     {
       pattern: /^GET \/map$/,
       async answer({ response, url, signal }) {
-        const waitMs = Math.min(Number(url.searchParams.get("wait") ?? 0) || 0, mapWaitMsMax);
-        const after = url.searchParams.get("after") ?? "";
+        const { after, waitMs } = readMapPoll(url);
         answerJson(response, 200, await directory.mapAfter(after, waitMs, signal));
       },
     },
@@ -116,6 +153,13 @@ function makeRoutes({
       pattern: /^GET \/status$/,
       async answer({ response }) {
         answerJson(response, 200, directory.status());
+      },
+    },
+    {
+      pattern: /^GET \/leader$/,
+      async answer({ response }) {
+        const status: LeaderStatus = { isLeader: true, leader: address, lease: term?.number };
+        answerJson(response, 200, status);
       },
     },
     {
@@ -169,7 +213,7 @@ function makeRoutes({
   ];
 }
 
-function readUrl(request: IncomingMessage): URL {
+export function readUrl(request: IncomingMessage): URL {
   try {
     // A path of two slashes would be taken for a host.
     return new URL(`http://directory${request.url ?? "/"}`);

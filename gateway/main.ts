@@ -34,7 +34,7 @@ export interface GatewayConfig {
   port: number;
   opsHost: string;
   opsPort: number;
-  /** `host:port` of the directory. */
+  /** `host:port` of the directory, or of several with commas between. */
   directory: string;
   /** JSON with accessKey and secretKey of the root user. */
   credentials: string;

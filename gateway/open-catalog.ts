@@ -4,6 +4,7 @@ import { systemClock } from "../base/clock.ts";
 import { Failure } from "../base/failure.ts";
 import { type FolderLock, lockFolder } from "../base/lock.ts";
 import type { Log } from "../base/log.ts";
+import { isPostgresUrl } from "../base/postgres.ts";
 import { systemRandom } from "../base/random.ts";
 import { systemRuntime } from "../base/runtime.ts";
 import type { Catalog, CatalogOptions } from "../catalog/catalog.ts";
@@ -43,7 +44,7 @@ export async function openCatalog({
     const catalog = await SqliteCatalog.open({ ...options, folder });
     return { catalog, close: () => catalog.close() };
   }
-  if (!/^postgres(ql)?:\/\//.test(url)) {
+  if (!isPostgresUrl(url)) {
     throw new Failure("bad-request", "Cannot open the catalog: its address is no postgres://… URL");
   }
   // The folder is this process's alone in either case: its supervisor tells by that whether it still runs.

@@ -27,7 +27,7 @@ export interface StoreConfig {
   opsPort: number;
   /** `host:port` under which gateways reach this store, where it is not the one it listens on. */
   advertise?: string | undefined;
-  /** `host:port` of the directory. */
+  /** `host:port` of the directory, or of several with commas between. */
   directory: string;
   tokenFile: string;
   volumeBytes: number;
