@@ -118,6 +118,13 @@ const tokenFile = () =>
     "the cluster's secret, one file for all processes",
   ).makeOptionMandatory();
 
+/** From the environment too: what stands in a command line, a password say, all users of a machine can read. */
+const catalog = () =>
+  new Option(
+    "--catalog <url>",
+    "postgres://… of a catalog that several gateways share, in place of one in the data folder",
+  ).env("HAYLOFT_CATALOG");
+
 const upCommand = program
   .command("up")
   .summary("run everything on this machine")
@@ -141,6 +148,7 @@ const upCommand = program
   .addOption(volumeSize())
   .addOption(cacheBytes())
   .addOption(deleteDelay())
+  .addOption(catalog())
   .addOption(checkpointNeedles())
   .addOption(logLevel().default("warn"));
 upCommand.action(async (options) => await up(options));
@@ -230,7 +238,7 @@ const gatewayCommand = program
   .command("gateway")
   .summary("run a gateway alone")
   .description("Runs the gateway: the public address, with uploads, objects and resized pictures.")
-  .requiredOption("--data <folder>", "where its database is kept")
+  .requiredOption("--data <folder>", "its own folder, with its database unless --catalog is given")
   .requiredOption(
     "--directory <host:port,…>",
     "the directory that it asks, or all of them with commas between",
@@ -241,6 +249,7 @@ const gatewayCommand = program
     new Option("--port <port>", "port to listen on, 0 for any").argParser(port).default(8333),
   )
   .addOption(tokenFile())
+  .addOption(catalog())
   .addOption(cacheBytes())
   .addOption(deleteDelay())
   .addOption(logLevel());
@@ -275,7 +284,13 @@ bucketCommand
   durability=disk|memory       whether an upload waits for the disk; with memory
                                what was stored in the last second may be lost
                                in a power cut, in a crash of the machine, or
-                               when its disk fails or is full`,
+                               when its disk fails or is full
+  copies=1…8                   on how many stores a blob is kept; or SeaweedFS's
+                               three digits, which say how far apart too: 010
+  spread=machine|rack|data-centre
+                               what no two of them share
+  min=1…8                      with how many an upload is taken while there
+                               can't be more; all of them if never given`,
   )
   .argument("<bucket>")
   .argument("<settings...>", "name=value")

@@ -61,9 +61,11 @@ function formatStatus({ buckets, stores }: GatewayStatus): string {
     "versioning",
     "images",
     "durability",
+    "copies",
   ]);
   for (const { name, objects, bytes, settings } of buckets) {
-    const { publicRead, versioning, images, durability } = settings;
+    const { publicRead, versioning, images, durability, copies, spread, minCopies } = settings;
+    const least = minCopies === copies ? "" : `, ${minCopies} at least`;
     bucketTable.push([
       name,
       objects,
@@ -72,6 +74,7 @@ function formatStatus({ buckets, stores }: GatewayStatus): string {
       versioning,
       images,
       durability,
+      copies === 1 ? copies : `${copies} by ${spread}${least}`,
     ]);
   }
   return `${[storeTable, volumeTable, bucketTable].join("\n\n")}\n`;
@@ -114,15 +117,25 @@ function parseSetting(text: string): [string, unknown] {
     case "versioning":
     case "images":
     case "durability":
+    case "spread":
       return [name, value];
+    case "copies":
+      // SeaweedFS's three digits are no number.
+      return [name, /^[0-9]{3}$/.test(value) ? value : wholeNumber(value)];
+    case "min":
+      return ["minCopies", wholeNumber(value)];
     case "max-object-bytes":
       return ["maxObjectBytes", parseBytes(value) ?? value];
     default:
       throw new Failure(
         "bad-request",
-        `Cannot set "${name}": the settings are public-read, versioning, images, max-object-bytes and durability`,
+        `Cannot set "${name}": the settings are public-read, versioning, images, max-object-bytes, durability, copies, spread and min`,
       );
   }
+}
+
+function wholeNumber(text: string): number | string {
+  return /^[0-9]+$/.test(text) ? Number(text) : text;
 }
 
 function connect(data: string): GatewayClient {

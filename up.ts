@@ -29,6 +29,7 @@ export interface UpOptions {
   volumeSize: number;
   cacheBytes: number;
   deleteDelay: number;
+  catalog?: string | undefined;
   checkpointNeedles?: number | undefined;
   logLevel: LogLevel;
 }
@@ -78,7 +79,7 @@ type Supervisors = Record<RoleName, Supervisor<RoleReady>>;
 
 function makeSupervisors(options: UpOptions, installation: Installation, log: Log): Supervisors {
   const script = path.join(import.meta.dirname, `main${path.extname(import.meta.filename)}`);
-  const make = (name: RoleName, port: number, args: () => string[]) =>
+  const make = (name: RoleName, port: number, args: () => string[], env?: Record<string, string>) =>
     new Supervisor<RoleReady>({
       name: `the ${name}`,
       log,
@@ -95,6 +96,7 @@ function makeSupervisors(options: UpOptions, installation: Installation, log: Lo
         ...["--ops-port", String(last === undefined ? 0 : portOf(last.opsAddress))],
         ...args(),
       ],
+      ...(env === undefined ? {} : { env }),
     });
   const supervisors: Supervisors = {
     directory: make("directory", options.directoryPort, () => []),
@@ -106,13 +108,19 @@ function makeSupervisors(options: UpOptions, installation: Installation, log: Lo
         ? []
         : ["--checkpoint-needles", String(options.checkpointNeedles)]),
     ]),
-    gateway: make("gateway", options.port, () => [
-      ...["--directory", addressOf(supervisors.directory)],
-      ...["--host", options.host],
-      ...["--credentials", installation.credentialsFile],
-      ...["--cache-bytes", String(options.cacheBytes)],
-      ...["--delete-delay", String(options.deleteDelay)],
-    ]),
+    gateway: make(
+      "gateway",
+      options.port,
+      () => [
+        ...["--directory", addressOf(supervisors.directory)],
+        ...["--host", options.host],
+        ...["--credentials", installation.credentialsFile],
+        ...["--cache-bytes", String(options.cacheBytes)],
+        ...["--delete-delay", String(options.deleteDelay)],
+      ],
+      // Not among the arguments, which all users of the machine can read: it may hold a password.
+      options.catalog === undefined ? undefined : { HAYLOFT_CATALOG: options.catalog },
+    ),
   };
   return supervisors;
 }

@@ -7,19 +7,24 @@ import { migrate } from "../base/migrate.ts";
 import { kyselyOn, openSqlite } from "../base/sqlite.ts";
 import { type Change, Changes } from "./changes.ts";
 import { runGroup } from "./group.ts";
+import type { Turn } from "./query.ts";
 import { migrations, type Tables } from "./schema.ts";
-import { openSession } from "./session.ts";
+import { Sessions } from "./session.ts";
+import { SqliteRunner } from "./sqlite-runner.ts";
 
 let folder: string;
 let database: DatabaseSync;
+let runner: SqliteRunner;
 let changes: Changes;
 
 beforeEach(async () => {
   folder = mkdtempSync(path.join(tmpdir(), "hayloft-group-"));
   database = openSqlite(path.join(folder, "catalog.sqlite"), "write");
   await migrate(kyselyOn<Tables>(database), migrations);
-  const { session } = openSession(database, { freshId: "0123456789abcdef", nowMs: 1 });
-  changes = new Changes({ database, session, deleteDelayMs: 1_000 });
+  runner = new SqliteRunner(database);
+  const opening = { freshId: "0123456789abcdef", nowMs: 1 };
+  const { session } = runner.run(new Sessions("sqlite").openAlone(opening));
+  changes = new Changes({ dialect: "sqlite", session, deleteDelayMs: 1_000 });
 });
 
 afterEach(() => {
@@ -42,7 +47,7 @@ function put(key: string, meta: Record<string, string> = {}): Change {
 }
 
 const makeBucket: Change = { name: "createBucket", input: { name: "photos", settings: {} } };
-const make = (change: Change, nowMs: number) => changes.make(change, nowMs);
+const make = (change: Change, turn: Turn) => runner.run(changes.make(change, turn));
 const run = (...list: Change[]) => runGroup(database, make, { nowMs: 5, changes: list });
 const keyCount = () => database.prepare("SELECT count(*) AS n FROM versions").get()?.n;
 
@@ -62,8 +67,8 @@ test("A change that throws half-way through leaves none of its rows", () => {
   run(makeBucket);
   const { answers } = runGroup(
     database,
-    (change, nowMs) => {
-      const value = changes.make(change, nowMs);
+    (change, turn) => {
+      const value = make(change, turn);
       if (change.name === "putVersion" && change.input.version.key === "b") throw new Error("ours");
       return value;
     },
@@ -72,7 +77,7 @@ test("A change that throws half-way through leaves none of its rows", () => {
   expect(answers).toMatchObject([{ value: {} }, { failure: { kind: "internal" } }, { value: {} }]);
   expect(JSON.stringify(answers[1])).not.toContain('"message":"ours"');
   expect(keyCount()).toBe(2);
-  expect(database.prepare("SELECT objects, bytes FROM usage").get()).toEqual({
+  expect(database.prepare("SELECT objects, bytes FROM usage_slots").get()).toEqual({
     objects: 2,
     bytes: 2,
   });
@@ -116,8 +121,8 @@ test("A transaction that SQLite rolled back by itself fails the whole group", ()
   run(makeBucket);
   const { answers } = runGroup(
     database,
-    (change, nowMs) => {
-      if (change.name !== "createBucket") return changes.make(change, nowMs);
+    (change, turn) => {
+      if (change.name !== "createBucket") return make(change, turn);
       database.exec("ROLLBACK");
       throw Object.assign(new Error("database or disk is full"), { errcode: 13 });
     },
@@ -170,7 +175,7 @@ test("An upload whose session is closed is not committed", () => {
 });
 
 test("A migration that a crash cut short is done again", async () => {
-  database.exec("DELETE FROM kysely_migration; DROP TABLE access_keys");
+  database.exec("DELETE FROM kysely_migration; DROP TABLE access_keys; DROP TABLE heartbeats");
   await migrate(kyselyOn<Tables>(database), migrations);
   expect(run({ name: "putAccessKey", input: { id: "A", secret: "s" } }).answers).toMatchObject([
     { value: undefined },

@@ -9,6 +9,7 @@
 import type { DatabaseSync } from "node:sqlite";
 import { Failure, type FailureKind, messageOf } from "../base/failure.ts";
 import type { Change } from "./changes.ts";
+import type { Turn } from "./query.ts";
 
 export interface Group {
   /** The time at which all of it happens. */
@@ -34,11 +35,14 @@ export interface GroupResult {
   isFatal: boolean;
 }
 
+/** There is one writer of a file, so one slot is enough. */
+const slot = 0;
+
 type Transaction = Pick<DatabaseSync, "exec" | "isTransaction">;
 
 export function runGroup(
   database: Transaction,
-  make: (change: Change, nowMs: number) => unknown,
+  make: (change: Change, turn: Turn) => unknown,
   { nowMs, changes }: Group,
 ): GroupResult {
   const failAll = (failure: FailureData, isFatal: boolean): GroupResult => ({
@@ -56,7 +60,7 @@ export function runGroup(
   for (const change of changes) {
     try {
       database.exec("SAVEPOINT change");
-      const value = make(change, nowMs);
+      const value = make(change, { nowMs, slot });
       database.exec("RELEASE change");
       answers.push({ value });
     } catch (error) {

@@ -1,24 +1,31 @@
 import fc from "fast-check";
 import { expect, test } from "vitest";
-import { type ListQuery, listKeys, type Scan } from "./listing.ts";
+import { type KeyPage, type ListQuery, listKeys, type Scan } from "./listing.ts";
 
 interface Row {
   key: Buffer;
 }
 
-/** Rows of an array, and how many of them were looked at. */
-function scanOf(keys: readonly string[]): { scan: Scan<Row>; seen: { rows: number } } {
+/** Rows of an array, and how many of them were looked at, in how many queries. */
+function scanOf(keys: readonly string[]) {
   const rows = keys.map((key) => ({ key: Buffer.from(key) }));
   rows.sort((a, b) => a.key.compare(b.key));
-  const seen = { rows: 0 };
-  const scan: Scan<Row> = function* ({ from, end }) {
-    for (const row of rows) {
-      if (row.key.compare(from) < 0 || row.key.compare(end) >= 0) continue;
-      seen.rows += 1;
-      yield row;
-    }
+  const seen = { rows: 0, queries: 0 };
+  const scan: Scan<Row> = function* ({ from, end, limit }) {
+    const isWithin = ({ key }: Row) => key.compare(from) >= 0 && key.compare(end) < 0;
+    const found = rows.filter(isWithin).slice(0, limit);
+    seen.rows += found.length;
+    seen.queries += 1;
+    return found;
   };
   return { scan, seen };
+}
+
+/** A page of it: the array asks nobody, so the work is done with its first step. */
+function list(scan: Scan<Row>, query: ListQuery): KeyPage<Row> {
+  const { done, value } = listKeys(scan, query).next();
+  if (done !== true) throw new Error("an array has no questions");
+  return value;
 }
 
 /** The obvious listing: every key, grouped, sorted. */
@@ -38,7 +45,7 @@ function pagesOf(keys: readonly string[], query: ListQuery): string[][] {
   const pages: string[][] = [];
   let startAfter = query.startAfter ?? "";
   for (;;) {
-    const page = listKeys(scan, { ...query, startAfter });
+    const page = list(scan, { ...query, startAfter });
     const items = [
       ...page.rows.map(({ key }) => `key ${key}`),
       ...page.prefixes.map((prefix) => `group ${prefix}`),
@@ -102,20 +109,34 @@ test("A start position anywhere is exclusive, and within a group still shows wha
   );
 });
 
-test("A common prefix costs one row, however many keys it stands for", () => {
+test("A common prefix costs one query of a few rows, however many keys it stands for", () => {
   const keys = Array.from({ length: 3_000 }, (_, index) => `${index % 3}/${index}`);
   const { scan, seen } = scanOf(keys);
-  const page = listKeys(scan, { delimiter: "/", maxKeys: 2 });
+  const page = list(scan, { delimiter: "/", maxKeys: 2 });
   expect(page).toEqual({ rows: [], prefixes: ["0/", "1/"], isTruncated: true, next: "1/" });
-  expect(seen.rows).toBe(3);
+  expect(seen).toEqual({ rows: 3 * 8, queries: 3 });
+});
+
+test("Groups of a few keys share a query, and so do keys that stand for themselves", () => {
+  const grouped = Array.from(
+    { length: 999 },
+    (_, at) => `${String(at >> 1).padStart(3, "0")}/${at}`,
+  );
+  const inGroups = scanOf(grouped);
+  expect(list(inGroups.scan, { delimiter: "/", maxKeys: 1_000 }).prefixes.length).toBe(500);
+  expect(inGroups.seen.queries).toBeLessThan(20);
+
+  const flat = scanOf(grouped);
+  expect(list(flat.scan, { maxKeys: 1_000 }).rows.length).toBe(999);
+  expect(flat.seen.queries).toBe(1);
 });
 
 test("No keys asked for is an empty page that is not truncated", () => {
   const { scan } = scanOf(["a", "b"]);
-  expect(listKeys(scan, { maxKeys: 0 })).toEqual({ rows: [], prefixes: [], isTruncated: false });
+  expect(list(scan, { maxKeys: 0 })).toEqual({ rows: [], prefixes: [], isTruncated: false });
 });
 
 test("Half a character is refused, not replaced", () => {
   const { scan } = scanOf(["a"]);
-  expect(() => listKeys(scan, { prefix: "\ud800", maxKeys: 1 })).toThrow("not valid Unicode");
+  expect(() => list(scan, { prefix: "\ud800", maxKeys: 1 })).toThrow("not valid Unicode");
 });

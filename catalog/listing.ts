@@ -2,11 +2,13 @@
  * A page of a listing: keys in byte order, those that share a common prefix shown as that prefix.
  *
  * Invariants:
- * - A common prefix costs one seek, however many keys it stands for; nothing is ever counted.
+ * - A common prefix costs one seek and a few rows, however many keys it stands for; nothing is counted,
+ *   and nothing is skipped by number.
  * - The pages, one after the other, show each key or its common prefix once.
  */
 
 import { decodeText, encodeText } from "./model.ts";
+import type { Work } from "./query.ts";
 
 export interface ListQuery {
   prefix?: string;
@@ -25,16 +27,19 @@ export interface KeyPage<Row> {
   next?: string;
 }
 
-/** Rows with `from <= key < end` in byte order, found as they are asked for. */
-export type Scan<Row> = (range: { from: Buffer; end: Buffer }) => Iterable<Row>;
+/** The first `limit` rows with `from <= key < end`, in byte order. */
+export type Scan<Row> = (range: { from: Buffer; end: Buffer; limit: number }) => Work<Row[]>;
 
 // UTF-8 has no such byte.
 const pastEveryKey = Buffer.of(0xff);
 
-export function listKeys<Row extends { key: Uint8Array }>(
+/** How many rows are asked for where the next of them may be the only one of use. */
+const fewRows = 8;
+
+export function* listKeys<Row extends { key: Uint8Array }>(
   scan: Scan<Row>,
   { prefix = "", delimiter = "", startAfter = "", maxKeys }: ListQuery,
-): KeyPage<Row> {
+): Work<KeyPage<Row>> {
   const grouping = { prefix: encodeText(prefix), delimiter: encodeText(delimiter) };
   const start = encodeText(startAfter);
   const end = grouping.prefix.length === 0 ? pastEveryKey : pastAll(grouping.prefix);
@@ -43,23 +48,32 @@ export function listKeys<Row extends { key: Uint8Array }>(
   if (maxKeys <= 0) return { rows, prefixes, isTruncated: false };
 
   let last: Uint8Array = start;
-  let from: Buffer | undefined = firstAfter(start, grouping);
-  while (from !== undefined && from.compare(end) < 0) {
-    let group: Buffer | undefined;
-    for (const row of scan({ from, end })) {
+  let from = firstAfter(start, grouping);
+  let limit = delimiter === "" ? maxKeys + 1 : fewRows;
+  while (from.compare(end) < 0) {
+    const listedBefore = rows.length + prefixes.length;
+    const found = yield* scan({ from, end, limit });
+    for (const row of found) {
+      if (from.compare(row.key) > 0) continue; // within the group that was listed last
       if (rows.length + prefixes.length >= maxKeys) {
         return { rows, prefixes, isTruncated: true, next: decodeText(last) };
       }
-      group = commonPrefix(row.key, grouping);
-      if (group !== undefined) {
+      const group = commonPrefix(row.key, grouping);
+      if (group === undefined) {
+        rows.push(row);
+        last = row.key;
+        from = firstPast(row.key);
+      } else {
         prefixes.push(decodeText(group));
         last = group;
-        break;
+        from = pastAll(group);
       }
-      rows.push(row);
-      last = row.key;
     }
-    from = group === undefined ? undefined : pastAll(group);
+    if (found.length < limit) break;
+    // Where one group fills what was found it may hold millions more: few rows are asked for behind it.
+    const listedCount = rows.length + prefixes.length - listedBefore;
+    const leftMax = Math.max(maxKeys - rows.length - prefixes.length + 1, fewRows);
+    limit = listedCount * fewRows < found.length ? fewRows : Math.min(limit * 2, leftMax);
   }
   return { rows, prefixes, isTruncated: false };
 }
@@ -74,7 +88,11 @@ function firstAfter(start: Buffer, grouping: Grouping): Buffer {
   if (start.length === 0) return start;
   // No key that is listed as itself can equal a common prefix, so this is one of the page before.
   if (commonPrefix(start, grouping)?.length === start.length) return pastAll(start);
-  return Buffer.concat([start, Buffer.of(0)]);
+  return firstPast(start);
+}
+
+function firstPast(key: Uint8Array): Buffer {
+  return Buffer.concat([key, Buffer.of(0)]);
 }
 
 /** The key up to and with the first delimiter after the prefix, or undefined if it stands for itself. */

@@ -1,6 +1,7 @@
 /** What the catalog keeps, as plain data, and the rules that need nothing but the data. */
 
 import { Failure } from "../base/failure.ts";
+import type { Spread } from "../directory/client.ts";
 import type { Durability } from "../store/client.ts";
 
 export interface ChunkRef {
@@ -79,12 +80,18 @@ export interface BucketSettings {
   maxObjectBytes: number;
   /** Of uploaded bytes. With `memory` a machine's crash may take the last second's, though not their names. */
   durability: Durability;
+  /** On how many stores a blob of it is kept. */
+  copies: number;
+  /** What no two of them may share. */
+  spread: Spread;
+  /** With how many an upload is taken while there can't be as many as `copies`. */
+  minCopies: number;
 }
 
 export interface Bucket {
   name: string;
   createdMs: number;
-  settings: BucketSettings;
+  settings: Readonly<BucketSettings>;
 }
 
 export const defaultSettings: BucketSettings = {
@@ -93,18 +100,34 @@ export const defaultSettings: BucketSettings = {
   images: "ladder",
   maxObjectBytes: 5 * 2 ** 30,
   durability: "disk",
+  copies: 1,
+  spread: "machine",
+  minCopies: 1,
 };
 
-/** The settings after a change: versioning that was ever on can't be off again, only suspended. */
+/**
+ * The settings after a change. Versioning that was ever on can't be off again, only suspended. Who takes
+ * uploads only with all copies does so with another number of them too.
+ */
 export function patchSettings(
-  settings: BucketSettings,
+  settings: Readonly<BucketSettings>,
   patch: Partial<BucketSettings>,
 ): BucketSettings {
   const patched = { ...settings, ...patch };
-  const wasEverOn = settings.versioning !== "off";
-  return wasEverOn && patched.versioning === "off"
-    ? { ...patched, versioning: "suspended" }
-    : patched;
+  if (settings.versioning !== "off" && patched.versioning === "off") {
+    patched.versioning = "suspended";
+  }
+  if (patch.minCopies === undefined) {
+    const wantsAll = settings.minCopies === settings.copies;
+    patched.minCopies = wantsAll ? patched.copies : Math.min(settings.minCopies, patched.copies);
+  } else if (patch.minCopies > patched.copies) {
+    throw new Failure(
+      "bad-request",
+      `Cannot change the settings: minCopies is ${patch.minCopies}, more than the ${patched.copies} copies that there are to be`,
+      { code: "InvalidArgument" },
+    );
+  }
+  return patched;
 }
 
 const keyBytesMax = 1_024;

@@ -58,7 +58,10 @@ export interface Tables {
   versions: VersionRow;
   /** Blobs to delete once `due_ms` has come. */
   outbox: { id: number; fid: string; due_ms: number };
-  usage: { bucket_id: number; objects: number; bytes: number };
+  /** What is in a bucket is the sum over its slots: one row for each bucket would make all uploads to it wait. */
+  usage_slots: { bucket_id: number; slot: number; objects: number; bytes: number };
+  /** When an open session of a shared catalog last gave a sign of life, by the database's clock. */
+  heartbeats: { session: number; seen_ms: number };
   access_keys: { id: string; secret: string; created_ms: number };
 }
 
@@ -163,15 +166,55 @@ export const migrations: Record<string, Migration> = {
         .execute();
     },
   },
+  "0002-several-gateways": {
+    async up(database: Kysely<unknown>): Promise<void> {
+      const { schema } = database;
+      await schema
+        .createTable("usage_slots")
+        .ifNotExists()
+        .addColumn("bucket_id", "bigint", (column) => column.notNull())
+        .addColumn("slot", "bigint", (column) => column.notNull())
+        .addColumn("objects", "bigint", (column) => column.notNull())
+        .addColumn("bytes", "bigint", (column) => column.notNull())
+        .addPrimaryKeyConstraint("usage_slots_pk", ["bucket_id", "slot"])
+        .execute();
+      // Gone if this step is being done again.
+      const tables = await database.introspection.getTables();
+      if (tables.some(({ name }) => name === "usage")) {
+        const copy = sql`
+          insert into usage_slots (bucket_id, slot, objects, bytes)
+          select bucket_id, 0, objects, bytes from usage where true
+          on conflict (bucket_id, slot) do nothing`;
+        await copy.execute(database);
+        await schema.dropTable("usage").execute();
+      }
+      await schema
+        .createTable("heartbeats")
+        .ifNotExists()
+        .addColumn("session", "bigint", (column) => column.primaryKey())
+        .addColumn("seen_ms", "bigint", (column) => column.notNull())
+        .execute();
+    },
+  },
 };
 
 export function decodeBucket(row: Omit<BucketRow, "id">): Bucket {
-  const settings = JSON.parse(row.settings) as Partial<BucketSettings>;
-  return {
-    name: row.name,
-    createdMs: row.created_ms,
-    settings: { ...defaultSettings, ...settings },
-  };
+  return { name: row.name, createdMs: row.created_ms, settings: decodeSettings(row.settings) };
+}
+
+/** Settings by their text. Every request decodes a bucket, and there are few ways in which they are set. */
+const settingsByText = new Map<string, Readonly<BucketSettings>>();
+const settingsKeptMax = 1_000;
+
+function decodeSettings(text: string): Readonly<BucketSettings> {
+  let settings = settingsByText.get(text);
+  if (settings === undefined) {
+    if (settingsByText.size >= settingsKeptMax) settingsByText.clear();
+    const given = JSON.parse(text) as Partial<BucketSettings>;
+    settings = Object.freeze({ ...defaultSettings, ...given });
+    settingsByText.set(text, settings);
+  }
+  return settings;
 }
 
 /** Chunks as JSON pairs, `[["3,01637037d6",8388608],…]`: an object of 5 GiB has 640 of them. */

@@ -3,15 +3,20 @@ import { expect, test } from "vitest";
 import { migrate } from "../base/migrate.ts";
 import { kyselyOn } from "../base/sqlite.ts";
 import { migrations, type Tables } from "./schema.ts";
-import { closeSession, openSession } from "./session.ts";
+import { Sessions } from "./session.ts";
+import { SqliteRunner } from "./sqlite-runner.ts";
 
 test("A session is new at every opening, and one that a crash left open is closed by the next", async () => {
   const database = new DatabaseSync(":memory:");
   await migrate(kyselyOn<Tables>(database), migrations);
-  const first = openSession(database, { freshId: "aaaaaaaaaaaaaaaa", nowMs: 1 });
-  closeSession(database, { session: first.session, nowMs: 2 });
-  const crashed = openSession(database, { freshId: "bbbbbbbbbbbbbbbb", nowMs: 3 });
-  const last = openSession(database, { freshId: "cccccccccccccccc", nowMs: 4 });
+  const runner = new SqliteRunner(database);
+  const sessions = new Sessions("sqlite");
+  const open = (freshId: string, nowMs: number) =>
+    runner.run(sessions.openAlone({ freshId, nowMs }));
+  const first = open("aaaaaaaaaaaaaaaa", 1);
+  runner.run(sessions.close({ session: first.session, nowMs: 2 }));
+  const crashed = open("bbbbbbbbbbbbbbbb", 3);
+  const last = open("cccccccccccccccc", 4);
   expect([first, crashed, last]).toEqual(
     [1, 2, 3].map((session) => ({ id: "aaaaaaaaaaaaaaaa", session })),
   );

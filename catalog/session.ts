@@ -1,60 +1,130 @@
 /**
- * A writer session: one opening of the catalog, from open to close.
+ * A writer session: one opening of the catalog by one gateway, from open to close.
  *
  * Its number is in every needle that it uploads. What such a session left unreferenced may be collected
  * once it is closed, so an upload is committed only while its session is open.
+ *
+ * Invariants:
+ * - No two openings have the same number, however many gateways open the catalog at once.
+ * - Where gateways share a catalog, each gives a sign of life; one that gave none for long is closed by
+ *   the others, all by the database's clock. What it then tries to commit is refused.
  */
 
-import type { DatabaseSync } from "node:sqlite";
 import { sql } from "kysely";
-import { kyselyOn } from "../base/sqlite.ts";
-import type { Tables } from "./schema.ts";
-import { prepare } from "./statement.ts";
+import { type Dialect, QueryWriter, type Work } from "./query.ts";
 
-/**
- * Closes what a crash left open and opens the next session. `freshId` becomes the catalog's id if it
- * has none. The caller holds the folder's lock, so no session that is open has a process behind it.
- */
-export function openSession(
-  database: DatabaseSync,
-  { freshId, nowMs }: { freshId: string; nowMs: number },
-): { id: string; session: number } {
-  const kysely = kyselyOn<Tables>(database);
-  const findCatalog = prepare(database, () => kysely.selectFrom("catalog").select("id"));
-  const makeCatalog = prepare(database, (v: { id: string }) =>
-    kysely.insertInto("catalog").values({ id: v.id, next_bucket_id: 1 }),
-  );
-  const closeOpenOnes = prepare(database, (v: { nowMs: number }) =>
-    kysely.updateTable("sessions").set({ closed_ms: v.nowMs }).where("closed_ms", "is", null),
-  );
-  const findLast = prepare(database, () =>
-    kysely.selectFrom("sessions").select(sql<number>`coalesce(max(id), 0)`.as("id")),
-  );
-  const make = prepare(database, (v: { session: number; nowMs: number }) =>
-    kysely
-      .insertInto("sessions")
-      .values({ id: v.session, opened_ms: v.nowMs, closed_ms: sql.lit(null) }),
-  );
-
-  database.exec("BEGIN IMMEDIATE");
-  let id = findCatalog.get({})?.id;
-  if (id === undefined) {
-    id = freshId;
-    makeCatalog.run({ id });
-  }
-  closeOpenOnes.run({ nowMs });
-  const session = (findLast.get({})?.id ?? 0) + 1;
-  make.run({ session, nowMs });
-  database.exec("COMMIT");
-  return { id, session };
+export interface OpenedSession {
+  /** The catalog's id. */
+  id: string;
+  session: number;
 }
 
-export function closeSession(
-  database: DatabaseSync,
-  { session, nowMs }: { session: number; nowMs: number },
-): void {
-  const kysely = kyselyOn<Tables>(database);
-  prepare(database, (v: { session: number; nowMs: number }) =>
-    kysely.updateTable("sessions").set({ closed_ms: v.nowMs }).where("id", "=", v.session),
-  ).run({ session, nowMs });
+export class Sessions {
+  readonly #queries: ReturnType<typeof writeQueries>;
+
+  constructor(dialect: Dialect) {
+    this.#queries = writeQueries(new QueryWriter(dialect));
+  }
+
+  /**
+   * Opens the next session of a catalog that this process has for itself, so none that is open has a
+   * process behind it: a crash left it. `freshId` becomes the catalog's id if it has none.
+   */
+  *openAlone({ freshId, nowMs }: { freshId: string; nowMs: number }): Work<OpenedSession> {
+    yield* this.#queries.closeAll.run({ nowMs });
+    return yield* this.#open(freshId, nowMs);
+  }
+
+  /** Opens the next session of a catalog that others have open too. */
+  *openBeside({ freshId }: { freshId: string }): Work<OpenedSession & { nowMs: number }> {
+    const nowMs = (yield* this.#queries.now.first({}))?.now_ms ?? 0;
+    const opened = yield* this.#open(freshId, nowMs);
+    yield* this.#queries.insertHeartbeat.run({ session: opened.session, nowMs });
+    return { ...opened, nowMs };
+  }
+
+  /** Gives a sign of life. Tells the database's time, or undefined if the session was closed. */
+  *beat({ session }: { session: number }): Work<number | undefined> {
+    return (yield* this.#queries.beat.first({ session }))?.seen_ms;
+  }
+
+  /** Closes sessions that gave no sign of life since `seenMs`. */
+  *closeSilent({ seenMs, nowMs }: { seenMs: number; nowMs: number }): Work<void> {
+    yield* this.#queries.closeSilent.run({ seenMs, nowMs });
+    // Only then: whoever finds its heartbeat gone knows that its session is closed.
+    yield* this.#queries.forgetClosed.run({});
+  }
+
+  *close({ session, nowMs }: { session: number; nowMs: number }): Work<void> {
+    yield* this.#queries.close.run({ session, nowMs });
+  }
+
+  // Two that make the catalog at once would both be session 1: the row of one of them is refused, and with
+  // it the catalog's second id.
+  *#open(freshId: string, nowMs: number): Work<OpenedSession> {
+    let id = (yield* this.#queries.findCatalog.first({}))?.id;
+    if (id === undefined) {
+      id = freshId;
+      yield* this.#queries.makeCatalog.run({ id });
+    }
+    const session = ((yield* this.#queries.findLast.first({}))?.id ?? 0) + 1;
+    yield* this.#queries.insert.run({ session, nowMs });
+    return { id, session };
+  }
+}
+
+function writeQueries(writer: QueryWriter) {
+  const databaseNow = sql<number>`cast(extract(epoch from clock_timestamp()) * 1000 as bigint)`;
+  return {
+    now: writer.write((kysely) => kysely.selectNoFrom(databaseNow.as("now_ms"))),
+    findCatalog: writer.write((kysely) => kysely.selectFrom("catalog").select("id")),
+    makeCatalog: writer.write((kysely, v: { id: string }) =>
+      kysely.insertInto("catalog").values({ id: v.id, next_bucket_id: sql.lit(1) }),
+    ),
+    findLast: writer.write((kysely) =>
+      kysely.selectFrom("sessions").select(sql<number>`coalesce(max(id), 0)`.as("id")),
+    ),
+    insert: writer.write((kysely, v: { session: number; nowMs: number }) =>
+      kysely
+        .insertInto("sessions")
+        .values({ id: v.session, opened_ms: v.nowMs, closed_ms: sql.lit(null) }),
+    ),
+    close: writer.write((kysely, v: { session: number; nowMs: number }) =>
+      kysely
+        .updateTable("sessions")
+        .set({ closed_ms: v.nowMs })
+        .where("id", "=", v.session)
+        .where("closed_ms", "is", null),
+    ),
+    closeAll: writer.write((kysely, v: { nowMs: number }) =>
+      kysely.updateTable("sessions").set({ closed_ms: v.nowMs }).where("closed_ms", "is", null),
+    ),
+    closeSilent: writer.write((kysely, v: { seenMs: number; nowMs: number }) =>
+      kysely
+        .updateTable("sessions")
+        .set({ closed_ms: v.nowMs })
+        .where("closed_ms", "is", null)
+        .where("id", "in", (silent) =>
+          silent.selectFrom("heartbeats").select("session").where("seen_ms", "<", v.seenMs),
+        ),
+    ),
+    // Beside the sessions, not in them: every upload holds its session's row, and would hold this up.
+    insertHeartbeat: writer.write((kysely, v: { session: number; nowMs: number }) =>
+      kysely.insertInto("heartbeats").values({ session: v.session, seen_ms: v.nowMs }),
+    ),
+    beat: writer.write((kysely, v: { session: number }) =>
+      kysely
+        .updateTable("heartbeats")
+        .set({ seen_ms: databaseNow })
+        .where("session", "=", v.session)
+        .returning("seen_ms"),
+    ),
+    forgetClosed: writer.write((kysely) =>
+      kysely
+        .deleteFrom("heartbeats")
+        .where("session", "in", (closed) =>
+          closed.selectFrom("sessions").select("id").where("closed_ms", "is not", null),
+        ),
+    ),
+  };
 }

@@ -7,10 +7,12 @@ import assert from "node:assert";
 import { parentPort, workerData } from "node:worker_threads";
 import { migrate } from "../base/migrate.ts";
 import { kyselyOn, openSqlite } from "../base/sqlite.ts";
-import { Changes } from "./changes.ts";
+import { type Change, Changes } from "./changes.ts";
 import { describe, type FailureData, type Group, type GroupResult, runGroup } from "./group.ts";
+import type { Turn } from "./query.ts";
 import { migrations, type Tables } from "./schema.ts";
-import { closeSession, openSession } from "./session.ts";
+import { Sessions } from "./session.ts";
+import { SqliteRunner } from "./sqlite-runner.ts";
 
 export interface WriterSettings {
   file: string;
@@ -35,16 +37,20 @@ try {
   const { file, freshId, nowMs, deleteDelayMs } = workerData as WriterSettings;
   const database = openSqlite(file, "write");
   await migrate(kyselyOn<Tables>(database), migrations);
-  const { id, session } = openSession(database, { freshId, nowMs });
-  const changes = new Changes({ database, session, deleteDelayMs });
+  const runner = new SqliteRunner(database);
+  const sessions = new Sessions("sqlite");
+  database.exec("BEGIN IMMEDIATE");
+  const { id, session } = runner.run(sessions.openAlone({ freshId, nowMs }));
+  database.exec("COMMIT");
+  const changes = new Changes({ dialect: "sqlite", session, deleteDelayMs });
+  const make = (change: Change, turn: Turn) => runner.run(changes.make(change, turn));
 
   port.on("message", (message: ToWriter) => {
     if (message.type === "group") {
-      const make = changes.make.bind(changes);
       answer({ type: "answered", result: runGroup(database, make, message.group) });
       return;
     }
-    closeSession(database, { session, nowMs: message.nowMs });
+    runner.run(sessions.close({ session, nowMs: message.nowMs }));
     database.close();
     port.close();
   });

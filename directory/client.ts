@@ -23,7 +23,7 @@ import type {
   VolumeMap,
 } from "./protocol.ts";
 
-export { placementText, type Spread } from "./placement.ts";
+export { copiesMax, placementText, type Spread } from "./placement.ts";
 export { isLongOrder } from "./plan.ts";
 export type {
   CompactAllAnswer,

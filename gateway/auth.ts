@@ -11,7 +11,10 @@ export type Principal = "root" | "anybody";
  * The principal of an `Authorization` header: HTTP Basic with access key and secret. Wrong credentials
  * are `forbidden` everywhere, even where none are needed: whoever gave them meant them.
  */
-export function authenticate(catalog: Catalog, authorization: string | undefined): Principal {
+export async function authenticate(
+  catalog: Catalog,
+  authorization: string | undefined,
+): Promise<Principal> {
   if (authorization === undefined) return "anybody";
   const [scheme = "", encoded = ""] = authorization.split(" ", 2);
   if (scheme.toLowerCase() !== "basic") {
@@ -26,7 +29,7 @@ export function authenticate(catalog: Catalog, authorization: string | undefined
   const text = Buffer.from(encoded, "base64").toString("utf8");
   const colon = text.indexOf(":");
   const id = colon < 0 ? text : text.slice(0, colon);
-  const known = catalog.accessKey(id)?.secret;
+  const known = (await catalog.accessKey(id))?.secret;
   const given = colon < 0 ? "" : text.slice(colon + 1);
   // Compared against something in either case, so that the time does not tell which keys there are.
   const isRight = secretsEqual(given, known ?? "no such key");

@@ -5,7 +5,9 @@ import { z } from "zod";
 import { Failure, messageOf } from "../base/failure.ts";
 import { readBody } from "../base/http-serve.ts";
 import type { Catalog } from "../catalog/catalog.ts";
+import { parseReplication, spreads } from "../catalog/copies.ts";
 import type { Bucket, BucketSettings } from "../catalog/model.ts";
+import { copiesMax } from "../directory/client.ts";
 import { answerEmpty, prefersJson } from "./answers.ts";
 import { formatListJson, formatListXml, readListRequest } from "./listing.ts";
 import { bucketNameFault } from "./target.ts";
@@ -14,12 +16,24 @@ import { formatXml } from "./xml.ts";
 const settingsBytesMax = 65_536;
 const objectBytesMax = 5 * 2 ** 30;
 
+/** A number of copies, or SeaweedFS's three digits, which say how far apart they are too. */
+const copiesSchema = z.union(
+  [
+    z.number().int().min(1).max(copiesMax),
+    z.string().refine((text) => parseReplication(text) !== undefined),
+  ],
+  { error: `copies is a number from 1 to ${copiesMax}, or three digits of as many at most: 010` },
+);
+
 const patchSchema = z.strictObject({
   publicRead: z.boolean().optional(),
   versioning: z.enum(["off", "on", "suspended"]).optional(),
   images: z.enum(["ladder", "open", "off"]).optional(),
   maxObjectBytes: z.number().int().min(0).max(objectBytesMax).optional(),
   durability: z.enum(["disk", "memory"]).optional(),
+  copies: copiesSchema.optional(),
+  spread: z.enum(spreads).optional(),
+  minCopies: z.number().int().min(1).max(copiesMax).optional(),
 });
 
 export class Buckets {
@@ -30,16 +44,14 @@ export class Buckets {
   }
 
   /** Fails with `not-found` (NoSuchBucket) if there is none. */
-  require(name: string): Bucket {
-    const bucket = this.#catalog.bucket(name);
-    if (bucket === undefined) {
-      throw new Failure("not-found", `Cannot find the bucket "${name}"`, { code: "NoSuchBucket" });
-    }
+  async require(name: string): Promise<Bucket> {
+    const bucket = await this.#catalog.bucket(name);
+    if (bucket === undefined) throw noBucket(name);
     return bucket;
   }
 
-  listAll(context: Context): void {
-    const buckets = this.#catalog.buckets();
+  async listAll(context: Context): Promise<void> {
+    const buckets = await this.#catalog.buckets();
     if (prefersJson(context.req)) {
       context.body = `${JSON.stringify({
         buckets: buckets.map(({ name, createdMs, settings }) => ({
@@ -81,9 +93,9 @@ export class Buckets {
     context.status = 204;
   }
 
-  list(context: Context, bucket: Bucket, query: URLSearchParams): void {
+  async list(context: Context, bucket: Bucket, query: URLSearchParams): Promise<void> {
     const request = readListRequest(query);
-    const page = this.#catalog.list({ bucket: bucket.name, ...request });
+    const page = await this.#catalog.list({ bucket: bucket.name, ...request });
     const asJson = prefersJson(context.req);
     context.body = (asJson ? formatListJson : formatListXml)(bucket.name, request, page);
     context.type = asJson ? "application/json" : "application/xml";
@@ -100,6 +112,10 @@ export class Buckets {
   }
 }
 
+export function noBucket(name: string): Failure {
+  return new Failure("not-found", `Cannot find the bucket "${name}"`, { code: "NoSuchBucket" });
+}
+
 function answerSettings(context: Context, settings: BucketSettings): void {
   context.body = `${JSON.stringify(settings)}\n`;
   context.type = "application/json";
@@ -107,7 +123,9 @@ function answerSettings(context: Context, settings: BucketSettings): void {
 
 function parsePatch(body: Buffer): Partial<BucketSettings> {
   try {
-    const patch = patchSchema.parse(JSON.parse(body.toString()));
+    const { copies, ...others } = patchSchema.parse(JSON.parse(body.toString()));
+    const replication = typeof copies === "string" ? parseReplication(copies) : { copies };
+    const patch = { ...replication, ...others };
     // Absent is not the same as undefined: the latter would take a setting away.
     return JSON.parse(JSON.stringify(patch)) as Partial<BucketSettings>;
   } catch (error) {

@@ -1,7 +1,7 @@
 /** Listings as they are asked for and answered: S3's ListObjectsV2, in XML or JSON. */
 
 import { Failure } from "../base/failure.ts";
-import type { ListPage } from "../catalog/catalog.ts";
+import type { ListPage } from "../catalog/reads.ts";
 import { formatXml } from "./xml.ts";
 
 export interface ListRequest {

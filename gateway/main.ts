@@ -9,7 +9,7 @@ import { makeRegistry, startOpsServer } from "../base/metrics.ts";
 import { systemRandom } from "../base/random.ts";
 import { type RunningRole, runRole } from "../base/role.ts";
 import { BlobCache } from "../cache/lru.ts";
-import { Catalog } from "../catalog/catalog.ts";
+import type { Catalog } from "../catalog/catalog.ts";
 import { DirectoryClient, VolumeDirectory } from "../directory/client.ts";
 import { StoreClient } from "../store/client.ts";
 import { Blobs } from "./blobs.ts";
@@ -20,14 +20,17 @@ import { Forms } from "./forms.ts";
 import { Images } from "./images/images.ts";
 import { makeGatewayMetrics } from "./metrics.ts";
 import { Objects } from "./objects.ts";
+import { openCatalog } from "./open-catalog.ts";
 import { Outbox } from "./outbox.ts";
 import { Pictures } from "./pictures.ts";
 import { makeGatewayServer } from "./server.ts";
 import { Uploader } from "./upload.ts";
 
 export interface GatewayConfig {
-  /** Folder of the catalog. */
+  /** Its own folder; the catalog's too, unless `catalog` says that it is elsewhere. */
   data: string;
+  /** `postgres://…` of a catalog that several gateways share. */
+  catalog?: string | undefined;
   host: string;
   port: number;
   opsHost: string;
@@ -55,24 +58,19 @@ export async function runGateway(config: GatewayConfig): Promise<void> {
     });
     const caller = new Caller(secret);
     const stores = new StoreClient(caller);
-    const catalog = await Catalog.open({
+    const opened = await openCatalog({
       folder: config.data,
-      log,
-      clock: systemClock,
-      random: systemRandom,
+      url: config.catalog,
       deleteDelayMs: config.deleteDelayMs,
-      onFatal: (error) => {
-        // Whether its last commits happened is known only after opening it anew.
-        log.fatal({ err: error }, "the catalog failed");
-        process.exit(1);
-      },
+      log,
     });
+    const { catalog } = opened;
     await catalog.putAccessKey(root.accessKey, root.secretKey);
 
     const directory = new DirectoryClient(caller, config.directory);
     const volumes = new VolumeDirectory({ source: directory, log });
     // Before the first put of each: a volume that is there already costs nobody a wait.
-    for (const { settings } of catalog.buckets()) volumes.want(bucketPlacement(settings));
+    for (const { settings } of await catalog.buckets()) volumes.want(bucketPlacement(settings));
     volumes.start();
     const blobs = new Blobs({
       directory: volumes,
@@ -103,7 +101,7 @@ export async function runGateway(config: GatewayConfig): Promise<void> {
     const address = await listen(server, config);
     const ops = await startOpsServer(
       { host: config.opsHost, port: config.opsPort },
-      { registry, readiness: () => unreadiness(volumes, images) },
+      { registry, readiness: () => unreadiness(catalog, volumes, images) },
     );
     return {
       ready: { address: formatAddress(address), opsAddress: formatAddress(ops.address) },
@@ -112,7 +110,7 @@ export async function runGateway(config: GatewayConfig): Promise<void> {
         await outbox.stop();
         await images.close();
         await volumes.close();
-        await catalog.close();
+        await opened.close();
         await caller.close();
         stores.close();
         await closeServer(ops.server, 100);
@@ -121,7 +119,13 @@ export async function runGateway(config: GatewayConfig): Promise<void> {
   });
 }
 
-function unreadiness(volumes: VolumeDirectory, images: Images): string | undefined {
+function unreadiness(
+  catalog: Catalog,
+  volumes: VolumeDirectory,
+  images: Images,
+): string | undefined {
+  const reason = catalog.unreadiness();
+  if (reason !== undefined) return reason;
   if (!volumes.isReady) return "the directory has not answered yet";
   if (!images.isReady) return "the image process is not ready";
   return volumes.isWritable("original") || volumes.isFull("original")

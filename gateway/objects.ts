@@ -21,12 +21,14 @@ import type { Catalog } from "../catalog/catalog.ts";
 import type { ChunkRef, ObjectVersion } from "../catalog/model.ts";
 import { newVersionId } from "../catalog/version-id.ts";
 import { answerEmpty } from "./answers.ts";
+import { requireRead } from "./auth.ts";
 import type { Blobs } from "./blobs.ts";
 import { bucketPlacement } from "./bucket-placement.ts";
+import { noBucket } from "./buckets.ts";
 import { readPutConditions } from "./conditions.ts";
 import { chooseDurability } from "./durability.ts";
 import { isActiveType, readUserHeaders, versionHeaders } from "./object-headers.ts";
-import type { ObjectRequest } from "./object-request.ts";
+import type { ObjectRequest, ReadRequest } from "./object-request.ts";
 import { PartsStream } from "./parts-stream.ts";
 import type { Pictures } from "./pictures.ts";
 import { readParts, type Uploader } from "./upload.ts";
@@ -43,6 +45,12 @@ export interface ObjectsOptions {
 
 /** Blobs up to this size are read whole and kept in the cache; larger ones are streamed. */
 const wholeBytesMax = 1_048_576;
+
+/** A request that is allowed, and the version that it is for. */
+interface FoundObject {
+  request: ObjectRequest;
+  version: ObjectVersion;
+}
 
 export class Objects {
   readonly #options: ObjectsOptions;
@@ -80,21 +88,21 @@ export class Objects {
     answerEmpty(context);
   }
 
-  async get(context: Context, request: ObjectRequest): Promise<void> {
-    const version = this.#find(context, request);
+  async get(context: Context, request: ReadRequest): Promise<void> {
+    const found = await this.#find(context, request);
     try {
-      await this.#answer(context, request, version);
+      await this.#answer(context, found);
     } catch (error) {
       if (!(error instanceof Failure) || error.kind !== "not-found") throw error;
       // A store does not have what the catalog named. If the object was replaced or deleted meanwhile
       // that is the answer; else it is our loss to tell, and no 404.
-      const now = this.#find(context, request);
-      if (now.chunks[0]?.fid === version.chunks[0]?.fid) {
+      const now = await this.#find(context, request);
+      if (now.version.chunks[0]?.fid === found.version.chunks[0]?.fid) {
         throw new Failure("corrupt", "Cannot read the object: a part of it is missing", {
           cause: error,
         });
       }
-      await this.#answer(context, request, now);
+      await this.#answer(context, now);
     }
   }
 
@@ -110,9 +118,14 @@ export class Objects {
     context.status = 204;
   }
 
-  #find(context: Context, { bucket, key, query }: ObjectRequest): ObjectVersion {
+  async #find(context: Context, request: ReadRequest): Promise<FoundObject> {
+    const { bucketName, principal, ...rest } = request;
+    const { key, query } = rest;
     const versionId = query.get("versionId") ?? undefined;
-    const version = this.#options.catalog.find({ bucket: bucket.name, key, versionId });
+    const found = await this.#options.catalog.find({ bucket: bucketName, key, versionId });
+    if (found === undefined) throw noBucket(bucketName);
+    const { bucket, version } = found;
+    requireRead(principal, bucket);
     if (version === undefined) {
       throw new Failure("not-found", "Cannot find the object: the bucket has no such key", {
         code: versionId === undefined ? "NoSuchKey" : "NoSuchVersion",
@@ -125,10 +138,10 @@ export class Objects {
         ? new Failure("not-found", "Cannot find the object: it was deleted", { code: "NoSuchKey" })
         : new Failure("method-not-allowed", "Cannot read that version: it is a delete marker");
     }
-    return version;
+    return { request: { ...rest, bucket }, version };
   }
 
-  async #answer(context: Context, request: ObjectRequest, version: ObjectVersion): Promise<void> {
+  async #answer(context: Context, { request, version }: FoundObject): Promise<void> {
     const { pictures } = this.#options;
     const plan = await pictures.plan(request, version, context.get("accept"));
     if (plan === undefined) await this.#answerOriginal(context, request, version);

@@ -1,6 +1,7 @@
 /**
  * Deletes the needles of what was deleted or replaced by name, some time after: the catalog keeps the
- * list, and a row leaves it only when the store has said that the needle is gone.
+ * list, and a row leaves it only when the store has said that the needle is gone. Where several gateways
+ * share a catalog, several may work off the same rows: a needle that is gone is gone for all of them.
  */
 
 import { messageOf } from "../base/failure.ts";
@@ -47,7 +48,7 @@ export class Outbox {
     const { catalog, blobs, log, onDeleted } = this.#options;
     try {
       while (!this.#isStopping) {
-        const due = catalog.dueDeletions(batchSize);
+        const due = await catalog.dueDeletions(batchSize);
         if (due.length === 0) return;
         const outcomes = await blobs.delete(due.map(({ fid }) => fid));
         const isGone = ({ fid }: { fid: string }) =>

@@ -20,12 +20,12 @@ import type { Log } from "../base/log.ts";
 import type { Catalog } from "../catalog/catalog.ts";
 import type { DirectoryClient } from "../directory/client.ts";
 import { prefersJson, sendFailure } from "./answers.ts";
-import { authenticate, type Principal, requireRead, requireRoot } from "./auth.ts";
+import { authenticate, type Principal, requireRoot } from "./auth.ts";
 import type { Buckets } from "./buckets.ts";
 import type { GatewayStatus } from "./client.ts";
 import type { Forms } from "./forms.ts";
 import type { GatewayMetrics } from "./metrics.ts";
-import type { ObjectRequest } from "./object-request.ts";
+import type { ObjectRequest, ReadRequest } from "./object-request.ts";
 import type { Objects } from "./objects.ts";
 import { readTarget, splitUrl } from "./target.ts";
 
@@ -77,7 +77,8 @@ export function makeGatewayServer(options: GatewayServerOptions): Server {
     });
     try {
       context.state.query = new URLSearchParams(splitUrl(req.url ?? "/").query);
-      context.state.principal = authenticate(options.catalog, req.headers.authorization);
+      const { authorization } = req.headers;
+      context.state.principal = await authenticate(options.catalog, authorization);
       await next();
       await answers.turn();
     } catch (error) {
@@ -150,31 +151,30 @@ function makeRouter(options: GatewayServerOptions): Router<State> {
 
   const bucketOf = (context: Context & { state: State }) =>
     readTarget(splitUrl(context.req.url ?? "/").path).bucket;
-  /** For whom an object's request is allowed, its bucket and key. */
-  const objectOf = (
-    context: Context & { state: State },
-    right: "read" | "write",
-  ): ObjectRequest => {
+  const objectOf = (context: Context & { state: State }): ReadRequest => {
     const { principal, query, requestId } = context.state;
-    const { bucket: name, key } = readTarget(splitUrl(context.req.url ?? "/").path);
-    if (right === "write") requireRoot(principal);
-    const bucket = buckets.require(name);
-    if (right === "read") requireRead(principal, bucket);
+    const { bucket: bucketName, key } = readTarget(splitUrl(context.req.url ?? "/").path);
     if (key === undefined) throw new Failure("bad-request", "Cannot use the key: it is empty");
-    return { bucket, key, query, requestId };
+    return { bucketName, key, query, requestId, principal };
+  };
+  /** For whom a change of an object is allowed, its bucket and key. */
+  const changeOf = async (context: Context & { state: State }): Promise<ObjectRequest> => {
+    requireRoot(context.state.principal);
+    const { bucketName, principal: _, ...rest } = objectOf(context);
+    return { ...rest, bucket: await buckets.require(bucketName) };
   };
 
-  router.get("/", (context) => {
+  router.get("/", async (context) => {
     requireRoot(context.state.principal);
-    buckets.listAll(context);
+    await buckets.listAll(context);
   });
   router.get("/_status", async (context) => {
     requireRoot(context.state.principal);
     const { stores } = await directory.status(context.state.requestId);
-    const usage = new Map(catalog.usage().map((each) => [each.bucket, each]));
+    const usage = new Map((await catalog.usage()).map((each) => [each.bucket, each]));
     const status: GatewayStatus = {
       stores,
-      buckets: catalog.buckets().map(({ name, settings }) => {
+      buckets: (await catalog.buckets()).map(({ name, settings }) => {
         const { objects: count = 0, bytes = 0 } = usage.get(name) ?? {};
         return { name, objects: count, bytes, settings };
       }),
@@ -192,16 +192,16 @@ function makeRouter(options: GatewayServerOptions): Router<State> {
     requireRoot(context.state.principal);
     await buckets.delete(context, bucketOf(context));
   });
-  router.get(bucketPath, (context) => {
+  router.get(bucketPath, async (context) => {
     requireRoot(context.state.principal);
     const { query } = context.state;
-    const bucket = buckets.require(bucketOf(context));
+    const bucket = await buckets.require(bucketOf(context));
     if (query.has("settings")) buckets.showSettings(context, bucket);
-    else buckets.list(context, bucket, query);
+    else await buckets.list(context, bucket, query);
   });
   router.patch(bucketPath, async (context) => {
     requireRoot(context.state.principal);
-    const bucket = buckets.require(bucketOf(context));
+    const bucket = await buckets.require(bucketOf(context));
     if (!context.state.query.has("settings")) {
       throw new Failure("method-not-allowed", "Cannot PATCH a bucket other than its ?settings");
     }
@@ -211,21 +211,21 @@ function makeRouter(options: GatewayServerOptions): Router<State> {
   router.post(bucketPath, async (context) => {
     requireRoot(context.state.principal);
     const { query, requestId } = context.state;
-    const bucket = buckets.require(bucketOf(context));
+    const bucket = await buckets.require(bucketOf(context));
     continueBody(context);
     await forms.post(context, { bucket, query, requestId });
   });
 
   router.put(objectPath, async (context) => {
-    const request = objectOf(context, "write");
+    const request = await changeOf(context);
     continueBody(context);
     await objects.put(context, request);
   });
   router.get(objectPath, async (context) => {
-    await objects.get(context, objectOf(context, "read"));
+    await objects.get(context, objectOf(context));
   });
   router.delete(objectPath, async (context) => {
-    await objects.delete(context, objectOf(context, "write"));
+    await objects.delete(context, await changeOf(context));
   });
   return router;
 }
