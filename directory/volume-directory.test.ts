@@ -11,14 +11,16 @@ import { DirectoryClient, VolumeDirectory, type WritableVolume } from "./client.
 import type { MapVolume, VolumeMap } from "./protocol.ts";
 import type { MapSource } from "./volume-directory.ts";
 
+type GivenMap = VolumeMap & { unmet?: { want: string; reason: string }[] };
+
 /** A directory's map, held back as the directory does. */
 class HeldMap implements MapSource {
   readonly asked: { after: string; waitMs: number; want: readonly string[] }[] = [];
   isAway = false;
-  #map: VolumeMap = { version: "", volumes: [] };
+  #map: GivenMap = { version: "", volumes: [] };
   #wake = Promise.withResolvers<void>();
 
-  give(map: VolumeMap): void {
+  give(map: GivenMap): void {
     this.#map = map;
     this.#wake.resolve();
     this.#wake = Promise.withResolvers();
@@ -29,7 +31,7 @@ class HeldMap implements MapSource {
     waitMs: number,
     signal: AbortSignal,
     want: readonly string[],
-  ): Promise<VolumeMap> {
+  ): Promise<GivenMap> {
     this.asked.push({ after, waitMs, want });
     while (!this.isAway && this.#map.version === after && waitMs > 0) {
       const aborted = Promise.withResolvers<void>();
@@ -143,6 +145,16 @@ test("A placement that is new ends the poll, and the next one names it; one that
   nowMs += 1_000_000;
   await give("b", []);
   expect(source.asked.at(-1)?.want).toEqual([two]);
+});
+
+test("Why a placement can't be had is known from the last map on", async () => {
+  const reason = "2 racks are live";
+  source.give({ version: "a", volumes: [], unmet: [{ want: two, reason }] });
+  await settled();
+  expect(volumes.whyNone(two)).toBe(reason);
+  expect(volumes.whyNone("copies=3 spread=rack")).toBeUndefined();
+  await give("b", []);
+  expect(volumes.whyNone(two)).toBeUndefined();
 });
 
 test("The last map stands while the directory is away, and what a new one does not know stays readable", async () => {

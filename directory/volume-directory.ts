@@ -15,6 +15,12 @@ import { type Runtime, systemRuntime } from "../base/runtime.ts";
 import { chooseWeighted } from "./plan.ts";
 import type { MapVolume, VolumeClass, VolumeMap } from "./protocol.ts";
 
+/** A placement that is asked for and that the directory can't make volumes of. */
+interface UnmetWant {
+  want: string;
+  reason: string;
+}
+
 /** Where maps come from. */
 export interface MapSource {
   /** The map once its version is another than `after`, or after `waitMs`; `want` are placements in use. */
@@ -23,7 +29,7 @@ export interface MapSource {
     waitMs: number,
     signal: AbortSignal,
     want: readonly string[],
-  ): Promise<VolumeMap>;
+  ): Promise<VolumeMap & { unmet?: readonly UnmetWant[] }>;
 }
 
 export interface VolumeDirectoryOptions {
@@ -72,6 +78,7 @@ export class VolumeDirectory {
   #volumes = new Map<number, MapVolume>();
   /** By class and placement, so that a put does not look through millions. */
   #writable = new Map<string, WritableVolume[]>();
+  #unmet: readonly UnmetWant[] = [];
   #version = "";
   #poll: AbortController | undefined;
   #isHurried = false;
@@ -125,6 +132,11 @@ export class VolumeDirectory {
     const isNew = !this.#wanted.has(placement);
     this.#wanted.set(placement, this.#clock.monotonicMs());
     if (isNew) this.#poll?.abort();
+  }
+
+  /** Why there are no volumes of a placement that was asked for, where the directory can't make any. */
+  whyNone(placement: string): string | undefined {
+    return this.#unmet.find(({ want }) => want === placement)?.reason;
   }
 
   /** A volume that takes appends: the lowest rank, then free space by chance, then the shorter queue. */
@@ -196,6 +208,7 @@ export class VolumeDirectory {
         const map = await this.#source.map(this.#version, waitMs, poll.signal, want);
         delayMs = retryMs.first;
         this.#isAway = false;
+        this.#unmet = map.unmet ?? [];
         if (map.version !== this.#version) {
           this.#version = map.version;
           this.#takeIn(map.volumes);

@@ -26,7 +26,7 @@ import { isPassing } from "./passing.ts";
 export interface BlobWritesOptions {
   directory: Pick<
     VolumeDirectory,
-    "chooseWritable" | "change" | "isFull" | "want" | "memberAddressesOf"
+    "chooseWritable" | "change" | "isFull" | "want" | "whyNone" | "memberAddressesOf"
   >;
   stores: Pick<StoreClient, "append" | "delete">;
   clock: Clock;
@@ -119,7 +119,8 @@ export class BlobWrites {
     if (directory.isFull("original", placement) || last?.kind === "full") {
       throw new Failure("full", "Cannot store the object: the disks are full", { cause: last });
     }
-    throw new Failure("unavailable", "Cannot store the object now: no store takes it", {
+    const why = directory.whyNone(placement) ?? "no store takes it";
+    throw new Failure("unavailable", `Cannot store the object now: ${why}`, {
       cause: last,
       retryAfterSeconds: 2,
     });
