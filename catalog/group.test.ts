@@ -181,3 +181,22 @@ test("A migration that a crash cut short is done again", async () => {
     { value: undefined },
   ]);
 });
+
+test("A catalog of before several gateways keeps its usage, however often its migration is begun", async () => {
+  run(makeBucket, put("a"));
+  // As it was made by the first migration, and as a crash may leave it in the midst of the second.
+  database.exec(`
+    DELETE FROM kysely_migration WHERE name = '0002-several-gateways';
+    DROP TABLE heartbeats;
+    CREATE TABLE usage (bucket_id bigint PRIMARY KEY, objects bigint NOT NULL, bytes bigint NOT NULL);
+    INSERT INTO usage VALUES (1, 1, 1), (2, 7, 70);`);
+  await migrate(kyselyOn<Tables>(database), migrations);
+  expect(database.prepare("SELECT * FROM usage_slots ORDER BY bucket_id").all()).toEqual([
+    { bucket_id: 1, slot: 0, objects: 1, bytes: 1 },
+    { bucket_id: 2, slot: 0, objects: 7, bytes: 70 },
+  ]);
+  run(put("b"));
+  expect(database.prepare("SELECT objects FROM usage_slots WHERE bucket_id = 1").get()).toEqual({
+    objects: 2,
+  });
+});
