@@ -7,8 +7,13 @@
  *   time    milliseconds since that run began, by the caller's reckoning
  *   caller  the run of who calls, 16 hex digits
  *   count   of the caller's calls there that change something; 0 for GET and HEAD
- *   body    SHA-256 of the body, 64 hex digits, or `-` for a call without one
+ *   body    SHA-256 of the body, 64 hex digits, or `-` for a call without one, or `*` for a pass
  *   mac     HMAC-SHA256 over all of that, method, path with query, and the headers that mean something
+ *
+ * A pass is signed without method, path and headers, and is for reading blobs by their fids: the same one
+ * again and again for a minute. A MAC for each photo would cost a store a third of its reads. Who listens on
+ * the way can use one for five minutes, at that run alone, for fids that he knows whole, cookie included: so
+ * for little that he did not see go by.
  *
  * No wall clock is part of it, so none has to be right. A process tells its run and its time in the refusal
  * of a call that was signed with others, and signs that answer, too; whoever called signs anew and is let in:
@@ -27,6 +32,7 @@ export const windowMs = 300_000;
 /** Stands for a run that is not known yet. */
 export const unknownRun: string = "0".repeat(16);
 export const noBody = "-";
+export const anyRead = "*";
 
 export interface CallSignature {
   run: string;
@@ -53,7 +59,7 @@ export interface Challenge {
 }
 
 const signaturePattern =
-  /^v1:([0-9a-f]{16}):([0-9]{1,15}):([0-9a-f]{16})\.([0-9]{1,15}):(-|[0-9a-f]{64}):([\w-]{43})$/;
+  /^v1:([0-9a-f]{16}):([0-9]{1,15}):([0-9a-f]{16})\.([0-9]{1,15}):([-*]|[0-9a-f]{64}):([\w-]{43})$/;
 const challengePattern = /^v1:([0-9a-f]{16}):([0-9]{1,15}):([\w-]{43})$/;
 
 export function formatSignature({ run, timeMs, caller, count, body, mac }: CallSignature): string {
@@ -72,7 +78,9 @@ export function signedText(
   { run, timeMs, caller, count, body }: Omit<CallSignature, "mac">,
   { method, path, headers }: SignedCall,
 ): string {
-  const head = `call\n${run}\n${timeMs}\n${caller}.${count}\n${body}\n${method} ${path}\n`;
+  const begin = `call\n${run}\n${timeMs}\n${caller}.${count}\n${body}\n`;
+  if (body === anyRead) return begin;
+  const head = `${begin}${method} ${path}\n`;
   const names: string[] = [];
   for (const name in headers) if (hasMeaning(name)) names.push(name);
   if (names.length === 0) return head;

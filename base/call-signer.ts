@@ -4,6 +4,7 @@
  */
 
 import {
+  anyRead,
   bodyDigest,
   type Challenge,
   challengeText,
@@ -17,7 +18,7 @@ import {
   unknownRun,
 } from "./call-signature.ts";
 import { type Clock, systemClock } from "./clock.ts";
-import type { ClusterSecret } from "./cluster-secret.ts";
+import type { ClusterSecret, SecretKey } from "./cluster-secret.ts";
 import { type Random, systemRandom } from "./random.ts";
 
 export interface CallToSign extends SignedCall {
@@ -34,10 +35,13 @@ interface Peer {
   offsetMs: number;
   /** Of calls to it that changed something. */
   count: number;
+  pass: { text: string; key: SecretKey; madeMs: number } | undefined;
 }
 
 /** Far more than a cluster has; those forgotten are learned anew. */
 const peersMax = 16_384;
+/** Well under the time for which it is good. */
+const passMs = 60_000;
 /** How often a call is signed: once more for what was learned, and once for a restart in between. */
 export const signingsMax = 3;
 
@@ -60,15 +64,34 @@ export class CallSigner {
   sign(call: CallToSign): string {
     const { address, method, body, bodySha256 } = call;
     const peer = this.#peerAt(address);
-    const isKnown = peer.run !== unknownRun;
     const parts = {
       run: peer.run,
-      timeMs: isKnown ? Math.max(0, Math.round(this.#clock.monotonicMs() + peer.offsetMs)) : 0,
+      timeMs: this.#timeAt(peer),
       caller: this.#caller,
       count: isRead(method) ? 0 : ++peer.count,
       body: body === undefined ? noBody : (bodySha256 ?? bodyDigest(body)),
     };
     return formatSignature({ ...parts, mac: this.#secret.current.mac(signedText(parts, call)) });
+  }
+
+  /** What reads of blobs by their fids are signed with there, the same for a while. */
+  pass(address: string): string {
+    const peer = this.#peerAt(address);
+    const key = this.#secret.current;
+    const nowMs = this.#clock.monotonicMs();
+    if (peer.pass?.key !== key || nowMs - peer.pass.madeMs > passMs) {
+      const { run } = peer;
+      const parts = {
+        run,
+        timeMs: this.#timeAt(peer),
+        caller: this.#caller,
+        count: 0,
+        body: anyRead,
+      };
+      const mac = key.mac(signedText(parts, { method: "GET", path: "", headers: {} }));
+      peer.pass = { text: formatSignature({ ...parts, mac }), key, madeMs: nowMs };
+    }
+    return peer.pass.text;
   }
 
   /** Takes in the refusal of a call with this signature; returns whether to sign the call anew. */
@@ -81,14 +104,20 @@ export class CallSigner {
     const peer = this.#peerAt(address);
     peer.run = run;
     peer.offsetMs = timeMs - this.#clock.monotonicMs();
+    peer.pass = undefined;
     return true;
+  }
+
+  #timeAt({ run, offsetMs }: Peer): number {
+    if (run === unknownRun) return 0;
+    return Math.max(0, Math.round(this.#clock.monotonicMs() + offsetMs));
   }
 
   #peerAt(address: string): Peer {
     let peer = this.#peers.get(address);
     if (peer === undefined) {
       if (this.#peers.size >= peersMax) this.#peers.clear();
-      peer = { run: unknownRun, offsetMs: 0, count: 0 };
+      peer = { run: unknownRun, offsetMs: 0, count: 0, pass: undefined };
       this.#peers.set(address, peer);
     }
     return peer;

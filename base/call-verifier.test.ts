@@ -1,5 +1,8 @@
+import { mkdtempSync, rmSync, writeFileSync } from "node:fs";
 import { createServer } from "node:http";
 import { connect } from "node:net";
+import { tmpdir } from "node:os";
+import path from "node:path";
 import fc from "fast-check";
 import { afterEach, expect, test } from "vitest";
 import {
@@ -90,12 +93,12 @@ test("Any change of any signed part is refused", () => {
   fc.assert(
     fc.property(fc.constantFrom(get, post), changes, (call, { part, at, byte }) => {
       const signature = signer.sign(call);
-      let { method, path } = call;
+      let { method, path: target } = call;
       let headers: Record<string, string> = { ...headersOf(call, signature) } as never;
       const names = Object.keys(call.headers);
       const name = names[at % Math.max(names.length, 1)] ?? "x-hayloft-owner";
       if (part === "method") method = change(method, at, byte);
-      else if (part === "path") path = change(path, at, byte);
+      else if (part === "path") target = change(target, at, byte);
       else if (part === "signature") headers[signatureHeader] = change(signature, at, byte);
       else if (part === "value") headers[name] = change(headers[name] ?? "x", at, byte);
       else if (part === "more") headers["x-hayloft-durability"] = byte;
@@ -105,18 +108,14 @@ test("Any change of any signed part is refused", () => {
         headers = { ...rest, [`${name}${byte}`]: value };
       }
       const before = { method: call.method, path: call.path, ...headersOf(call, signature) };
-      fc.pre(JSON.stringify({ method, path, ...headers }) !== JSON.stringify(before));
+      fc.pre(JSON.stringify({ method, path: target, ...headers }) !== JSON.stringify(before));
       // A header whose new name means nothing, and one that was not there.
-      const refusal = verifier.check({ method, path, headers });
+      const refusal = verifier.check({ method, path: target, headers });
       expect(refusal?.failure.kind).toBe("forbidden");
       if (part !== "signature") expect(refusal?.challenge).toBeUndefined();
-      if (call === get && (part === "path" || part === "signature")) {
-        expect(verifier.admitsRead(path, headers[signatureHeader] ?? "")).toBe(false);
-      }
     }),
     { numRuns: 3_000 },
   );
-  expect(verifier.admitsRead(get.path, signer.sign(get))).toBe(true);
 });
 
 test("Each field of a signature is covered by its MAC, also where it stays well formed", () => {
@@ -229,6 +228,91 @@ test("The secret is changed in three steps, in any order of the processes, witho
   expect(talk(late, new CallVerifier(ClusterSecret.of(next)), post)).toContain("another secret");
 });
 
+test("A pass reads blobs by their fids, again and again, and does nothing else", () => {
+  const clock = new Machine(0);
+  const verifier = new CallVerifier(secret, { clock });
+  const signer = new CallSigner(secret, { clock });
+  const early = signer.pass(address);
+  expect(verifier.admitsRead(early)).toBe(false);
+  const refusal = verifier.check({ ...get, headers: headersOf(get, early) });
+  expect(signer.learn(address, early, refusal?.challenge)).toBe(true);
+  const pass = signer.pass(address);
+  for (const again of [1, 2]) {
+    expect(verifier.admitsRead(pass), `${again}`).toBe(true);
+    for (const method of ["GET", "HEAD"]) {
+      const read = {
+        ...get,
+        method,
+        headers: headersOf({ ...get, headers: { range: "x" } }, pass),
+      };
+      expect(verifier.check(read)).toBeUndefined();
+    }
+  }
+  for (const [method, target] of [
+    ...[
+      ["GET", "/volumes"],
+      ["GET", "/3,01637037d6?a=1"],
+      ["GET", "/map"],
+      ["GET", "/"],
+    ],
+    ...[
+      ["POST", get.path],
+      ["DELETE", get.path],
+      ["PUT", get.path],
+      ["POST", "/needles/delete"],
+    ],
+  ] as [string, string][]) {
+    const call = { ...get, method, path: target };
+    const refused = verifier.check({ ...call, headers: headersOf(call, pass) });
+    expect(refused?.failure.message, `${method} ${target}`).toContain("for reading blobs alone");
+  }
+  for (let at = 0; at < pass.length; at++) {
+    const changed = pass.slice(0, at) + (pass[at] === "1" ? "2" : "1") + pass.slice(at + 1);
+    expect(verifier.admitsRead(changed), changed).toBe(false);
+  }
+  expect(verifier.admitsRead(signer.sign(get))).toBe(false);
+  expect(new CallVerifier(secret, { clock }).admitsRead(pass)).toBe(false);
+  expect(verifier.admitsRead(new CallSigner(ClusterSecret.of("cd".repeat(32))).pass(address))).toBe(
+    false,
+  );
+  // Renewed long before it ends, and no good after that.
+  clock.elapsedMs += 60_000;
+  expect(signer.pass(address)).toBe(pass);
+  clock.elapsedMs += 1;
+  const next = signer.pass(address);
+  expect(next).not.toBe(pass);
+  clock.elapsedMs += windowMs - 60_001;
+  expect(verifier.admitsRead(pass)).toBe(true);
+  clock.elapsedMs += 1;
+  expect(verifier.admitsRead(pass)).toBe(false);
+  expect(verifier.admitsRead(next)).toBe(true);
+});
+
+test("A pass goes with the secret that it was made with", () => {
+  const next = "cd".repeat(32);
+  const folder = mkdtempSync(path.join(tmpdir(), "hayloft-pass-"));
+  cleanUps.push(() => rmSync(folder, { recursive: true }));
+  const file = path.join(folder, "token");
+  const write = (text: string) => writeFileSync(file, text, { mode: 0o600 });
+  write(old);
+  const clock = new Machine(0);
+  const shared = ClusterSecret.read(file, { clock });
+  const verifier = new CallVerifier(shared, { clock });
+  const signer = new CallSigner(shared, { clock });
+  talk(signer, verifier, get);
+  const pass = signer.pass(address);
+  expect(verifier.admitsRead(pass)).toBe(true);
+  for (const [text, isGood] of [
+    [`${next}\n${old}`, true],
+    [next, false],
+  ] as const) {
+    write(text);
+    clock.elapsedMs += 1_000;
+    expect(verifier.admitsRead(pass)).toBe(isGood);
+    expect(verifier.admitsRead(signer.pass(address))).toBe(true);
+  }
+});
+
 test("When too many processes have called, new ones are told to wait, and reads go on", () => {
   const clock = new Machine(0);
   const verifier = new CallVerifier(secret, { clock, callersMax: 2 });
@@ -277,7 +361,7 @@ test("Bodies of every size come through, the first call and one after a restart 
     await caller.call({ method: "GET", address: at, path: "/y?z=1", timeoutMs: 5_000 });
     expect(bodies, `${round}`).toEqual([...sizes, 0]);
     const onPart = () => undefined;
-    const read = { address: at, path: "/z", headers: {}, timeoutMs: 5_000, onPart };
+    const read = { address: at, path: "/3,01637037d6", headers: {}, timeoutMs: 5_000, onPart };
     expect((await getter.get(read)).status).toBe(200);
     await cleanUps.pop()?.();
     // The caller is to see that its connections are closed: on those nothing can come through.

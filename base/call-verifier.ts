@@ -9,10 +9,12 @@
 
 import type { IncomingMessage, ServerResponse } from "node:http";
 import {
+  anyRead,
   type CallSignature,
   challengeHeader,
   challengeText,
   formatChallenge,
+  formatSignature,
   isRead,
   noBody,
   parseSignature,
@@ -24,9 +26,16 @@ import {
 import { type Clock, systemClock } from "./clock.ts";
 import type { ClusterSecret, SecretKey } from "./cluster-secret.ts";
 import { Failure } from "./failure.ts";
+import { parseFid } from "./fid.ts";
 import { drainBody, expectBody } from "./http-serve.ts";
 import { type Random, systemRandom } from "./random.ts";
 import { ReplayWindow } from "./replay-window.ts";
+
+/** A pass that was checked. */
+interface Pass {
+  key: SecretKey;
+  untilMs: number;
+}
 
 interface Refusal {
   failure: Failure;
@@ -35,7 +44,8 @@ interface Refusal {
 }
 
 const busyRetrySeconds = 30;
-const noHeaders = {};
+/** Far more than there are gateways; those forgotten are checked anew. */
+const passesMax = 1_024;
 
 export class CallVerifier {
   readonly #secret: ClusterSecret;
@@ -44,6 +54,7 @@ export class CallVerifier {
   readonly #run: string;
   readonly #startedMs: number;
   readonly #replays: ReplayWindow;
+  readonly #passes = new Map<string, Pass>();
 
   constructor(
     secret: ClusterSecret,
@@ -70,10 +81,15 @@ export class CallVerifier {
   /** Returns if the call may be carried out; fails with `forbidden` or `busy` otherwise. */
   async admit(request: IncomingMessage, response: ServerResponse): Promise<void> {
     const { method = "", url: path = "", headers } = request;
-    const refusal = this.check({ method, path, headers });
+    const given = headers[signatureHeader];
+    const signature = typeof given === "string" ? parseSignature(given) : undefined;
+    const refusal =
+      signature === undefined
+        ? refuseUnsigned(given)
+        : this.#checkSigned({ method, path, headers }, signature);
     if (refusal === undefined) {
-      const text = headers[signatureHeader] as string;
-      expectBody(request, parseSignature(text)?.body ?? noBody);
+      const { body = noBody } = signature ?? {};
+      expectBody(request, body === anyRead ? noBody : body);
       return;
     }
     if (refusal.challenge !== undefined) {
@@ -86,10 +102,12 @@ export class CallVerifier {
 
   /** Why a call is refused, or undefined if it is let in, which for one that changes something is once. */
   check(call: SignedCall): Refusal | undefined {
-    const text = call.headers[signatureHeader];
-    if (text === undefined) return refuse("it is not signed with the cluster's secret");
-    const signature = typeof text === "string" ? parseSignature(text) : undefined;
-    if (signature === undefined) return refuse("its signature is not of a form known here");
+    const given = call.headers[signatureHeader];
+    const signature = typeof given === "string" ? parseSignature(given) : undefined;
+    return signature === undefined ? refuseUnsigned(given) : this.#checkSigned(call, signature);
+  }
+
+  #checkSigned(call: SignedCall, signature: CallSignature): Refusal | undefined {
     const key = this.#secret.keyOf(signedText(signature, call), signature.mac);
     if (key === undefined) {
       return refuse(
@@ -99,6 +117,9 @@ export class CallVerifier {
     const nowMs = this.#nowMs();
     const stale = this.#staleness(signature, nowMs);
     if (stale !== undefined) return this.#challenge(stale, { key, signature, nowMs });
+    if (signature.body === anyRead && !isBlobRead(call)) {
+      return refuse("its signature is for reading blobs alone");
+    }
     if (isRead(call.method)) return undefined;
     const { caller, count } = signature;
     if (count === 0) return refuse("its signature is that of a read");
@@ -118,17 +139,20 @@ export class CallVerifier {
     }
   }
 
-  /** Whether a GET of this path without headers that mean anything may be answered. */
-  admitsRead(path: string, text: string): boolean {
+  /** Whether a blob may be read by its fid with this pass. The same text, checked before, costs next to nothing. */
+  admitsRead(text: string): boolean {
+    const nowMs = this.#nowMs();
+    const known = this.#passes.get(text);
+    if (known !== undefined && nowMs <= known.untilMs && this.#secret.has(known.key)) return true;
     const signature = parseSignature(text);
-    return (
-      signature?.body === noBody &&
-      this.#staleness(signature, this.#nowMs()) === undefined &&
-      this.#secret.keyOf(
-        signedText(signature, { method: "GET", path, headers: noHeaders }),
-        signature.mac,
-      ) !== undefined
-    );
+    if (signature?.body !== anyRead || this.#staleness(signature, nowMs) !== undefined)
+      return false;
+    const key = this.#secret.keyOf(signedText(signature, anyBlob), signature.mac);
+    if (key === undefined) return false;
+    if (this.#passes.size >= passesMax) this.#passes.clear();
+    // Written anew, since the text may be a part of a longer one that it would keep in memory.
+    this.#passes.set(formatSignature(signature), { key, untilMs: signature.timeMs + windowMs });
+    return true;
   }
 
   #nowMs(): number {
@@ -153,6 +177,18 @@ export class CallVerifier {
     const mac = key.mac(challengeText(told, signature.mac));
     return { ...refuse(why), challenge: formatChallenge({ ...told, mac }) };
   }
+}
+
+const anyBlob: SignedCall = { method: "GET", path: "", headers: {} };
+
+function isBlobRead({ method, path }: SignedCall): boolean {
+  return isRead(method) && parseFid(path.slice(1)) !== undefined;
+}
+
+function refuseUnsigned(given: unknown): Refusal {
+  return given === undefined
+    ? refuse("it is not signed with the cluster's secret")
+    : refuse("its signature is not of a form known here");
 }
 
 function refuse(why: string): Refusal {

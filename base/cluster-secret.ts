@@ -78,6 +78,11 @@ export class ClusterSecret {
     return key;
   }
 
+  /** Whether the key is still one of ours. */
+  has(key: SecretKey): boolean {
+    return this.#look().includes(key);
+  }
+
   /** The key whose MAC of the text this is, if it is one of ours. */
   keyOf(text: string, mac: string): SecretKey | undefined {
     return this.#look().find((key) => key.hasMade(text, mac));

@@ -51,7 +51,7 @@ export class LeanGetter {
   readonly #connectionsMax: number;
   readonly #signer: CallSigner | undefined;
 
-  /** With a `signer` every request is signed. */
+  /** With a `signer` every request carries its pass: what is read are blobs by their fids. */
   constructor({
     connectionsMax = 128,
     signer,
@@ -69,7 +69,7 @@ export class LeanGetter {
     if (signer === undefined) return await this.#get(options);
     const { address, headers } = options;
     for (let signings = 1; ; signings++) {
-      const signature = signer.sign({ ...options, method: "GET" });
+      const signature = signer.pass(address);
       const answer = await this.#get({
         ...options,
         headers: { [signatureHeader]: signature, ...headers },

@@ -33,6 +33,11 @@ export interface LoadSpec {
   seconds: number;
 }
 
+type SignedSpec = Omit<LoadSpec, "signed"> & {
+  /** Of the calls in turn; none where all have the same headers. */
+  signatures: readonly string[];
+};
+
 export interface LoadResult {
   perSecond: number;
   latencyMsP50: number;
@@ -61,12 +66,13 @@ export async function findLoadTool(scratch: string, core: number | undefined): P
   return { name: "autocannon", run: (spec) => runAutocannon(spec, scratch, pin) };
 }
 
-async function runWrk(spec: LoadSpec, scratch: string, pin: string[]): Promise<LoadResult> {
+async function runWrk(unsigned: LoadSpec, scratch: string, pin: string[]): Promise<LoadResult> {
+  const spec = await sign(unsigned);
   const { address, paths, seconds, connections, body } = spec;
   const script = path.join(scratch, "load.lua");
   await writeFile(path.join(scratch, "paths"), `${paths.join("\n")}\n`);
   await writeFile(path.join(scratch, "body"), body ?? "");
-  await writeFile(path.join(scratch, "signatures"), (await signaturesOf(spec)).join("\n"));
+  await writeFile(path.join(scratch, "signatures"), spec.signatures.join("\n"));
   await writeFile(script, wrkScript(spec, scratch));
   const args = [
     ...["-t1", `-c${connections}`, `-d${seconds}s`, "--timeout", "10s"],
@@ -88,22 +94,19 @@ async function runWrk(spec: LoadSpec, scratch: string, pin: string[]): Promise<L
   };
 }
 
-/** None where nothing is signed; as many as there are paths for reads, which may come again. */
-async function signaturesOf({
-  signed,
-  method,
-  paths,
-  seconds,
-  ...rest
-}: LoadSpec): Promise<string[]> {
-  if (signed === undefined) return [];
-  const count = isRead(method) ? paths.length : changesPerSecondMax * seconds;
-  return await signed.signAhead({ ...rest, method, paths, count });
+/** The spec with what its calls are signed with: a read with a pass for all of them. */
+async function sign({ signed, ...spec }: LoadSpec): Promise<SignedSpec> {
+  const { address, method, headers, seconds } = spec;
+  if (signed === undefined) return { ...spec, signatures: [] };
+  if (isRead(method)) {
+    return { ...spec, headers: { ...headers, ...(await signed.pass(address)) }, signatures: [] };
+  }
+  const signatures = await signed.signAhead({ ...spec, count: changesPerSecondMax * seconds });
+  return { ...spec, headers: { ...headers, [signatureHeader]: signatureMark }, signatures };
 }
 
-function wrkScript({ method, headers, body, signed }: LoadSpec, scratch: string): string {
-  const sent = { ...headers, ...(signed && { [signatureHeader]: signatureMark }) };
-  const headerLines = Object.entries(sent).map(
+function wrkScript({ method, headers, body }: SignedSpec, scratch: string): string {
+  const headerLines = Object.entries(headers).map(
     ([name, value]) => `wrk.headers[${luaText(name)}] = ${luaText(value)}`,
   );
   // As much as can be is written before the load: what Lua does while it runs would slow the load down.
@@ -120,13 +123,6 @@ init = function()
   end
   for line in io.lines(${luaText(path.join(scratch, "paths"))}) do
     requests[#requests + 1] = wrk.format(nil, line)
-  end
-  if #signatures == #requests then
-    for i, text in ipairs(requests) do
-      local from, to = text:find(${luaText(signatureMark)}, 1, true)
-      requests[i] = text:sub(1, from - 1) .. signatures[i] .. text:sub(to + 1)
-    end
-    signatures = {}
   end
   for i, text in ipairs(requests) do
     local from, to = text:find(${luaText(signatureMark)}, 1, true)
@@ -161,13 +157,16 @@ interface AutocannonReport {
 }
 
 /** Autocannon's command asks for one path only, so it gets the first. */
-async function runAutocannon(spec: LoadSpec, scratch: string, pin: string[]): Promise<LoadResult> {
-  const { address, method, paths, body, seconds, connections, signed } = spec;
-  if (signed !== undefined && !isRead(method)) {
+async function runAutocannon(
+  unsigned: LoadSpec,
+  scratch: string,
+  pin: string[],
+): Promise<LoadResult> {
+  const spec = await sign(unsigned);
+  const { address, method, paths, headers, body, seconds, connections, signatures } = spec;
+  if (signatures.length > 0) {
     throw new Failure("unavailable", "Cannot sign each call with autocannon: install wrk");
   }
-  const [signature] = await signaturesOf(spec);
-  const headers = { ...spec.headers, ...(signature && { [signatureHeader]: signature }) };
   const script = fileURLToPath(import.meta.resolve("autocannon/autocannon.js"));
   const input = path.join(scratch, "body");
   await writeFile(input, body ?? "");

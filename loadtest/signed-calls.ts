@@ -27,7 +27,13 @@ export class SignedCalls {
     }
   }
 
-  /** Signatures of calls to come within the next minutes, each good for its own path in turn. */
+  /** Headers for reads of blobs by their fids, as the gateway makes them. */
+  async pass(address: string): Promise<Record<string, string>> {
+    await this.request({ address, path: "/" });
+    return { [signatureHeader]: this.#signer.pass(address) };
+  }
+
+  /** Signatures of calls to come that change something, within the next minutes, for the paths in turn. */
   async signAhead({
     address,
     method,

@@ -50,6 +50,12 @@ function sign(path: string, method = "GET", by = signer): string {
   }
 }
 
+/** A pass for any blob of the servers here. */
+function signPass(by = signer): string {
+  sign("/");
+  return by.pass("store:1");
+}
+
 function signedLine(path: string, method?: string): string {
   return `${signatureHeader}: ${sign(path, method)}\r\n`;
 }
@@ -104,7 +110,7 @@ async function startLean(options: Partial<LeanOptions> = {}): Promise<Started> {
   const found: string[] = [];
   const { find = answerOf } = options;
   const server = new LeanServer({
-    admits: (path, signature) => verifier.admitsRead(path, signature),
+    admits: (pass) => verifier.admitsRead(pass),
     handle,
     onCut: () => undefined,
     ...options,
@@ -121,7 +127,7 @@ async function startBare(): Promise<number> {
   return await start(createServer(handle));
 }
 
-function get(fid: string, lines: string[] = [], signature: string = sign(`/${fid}`)): string {
+function get(fid: string, lines: string[] = [], signature: string = signPass()): string {
   const all = ["Host: store", `${signatureHeader}: ${signature}`, ...lines];
   return `GET /${fid} HTTP/1.1\r\n${all.map((line) => `${line}\r\n`).join("")}\r\n`;
 }
@@ -261,8 +267,7 @@ test("A store answers a simple GET as node:http would, header by header and byte
     const [stored] = parseAnswers(await talk(port, { pieces: [post, data], count: 1 }));
     expect(stored?.status, stored?.body.toString()).toBe(201);
     const { fid } = JSON.parse(stored?.body.toString() ?? "") as { fid: string };
-    const read = { address, method: "GET", path: `/${fid}`, headers: {} };
-    const getIt = (lines?: string[]) => get(fid, lines, caller.signer.sign(read));
+    const getIt = (lines?: string[]) => get(fid, lines, caller.signer.pass(address));
     const pieces = [getIt(), getIt(), getIt(["X-Other: 1"])];
     const [lean, again, slow] = parseAnswers(await talk(port, { pieces, count: 3 }));
     expect(lean?.status).toBe(200);
@@ -353,12 +358,16 @@ for (let seed = 1; seed <= 5; seed++) {
 }
 
 const line = `GET /${small.fid} HTTP/1.1\r\n`;
-const ours = signedLine(`/${small.fid}`);
+const ours = `${signatureHeader}: ${signPass()}\r\n`;
 const hostile: Record<string, string> = {
   "no host": `${line}${ours}\r\n`,
   "host twice": `${line}${host}${host}${ours}\r\n`,
   "signature twice": `${line}${host}${ours}${ours}\r\n`,
-  "another's signature": `${line}${host}${signatureHeader}: ${strangers.sign({ ...{ address: "a", method: "GET", path: `/${small.fid}` }, headers: {} })}\r\n\r\n`,
+  "another's pass": `${line}${host}${signatureHeader}: ${signPass(strangers)}\r\n\r\n`,
+  "a signature of its own": `${line}${host}${signedLine(`/${small.fid}`)}\r\n`,
+  "a signature of its own for HEAD": `HEAD /${missing} HTTP/1.1\r\n${host}${signedLine(`/${missing}`, "HEAD")}\r\n`,
+  "a pass for another path than a fid": `GET /volumes HTTP/1.1\r\n${host}${ours}\r\n`,
+  "a pass cut short": `${line}${host}${ours.trim().slice(0, -1)}\r\n\r\n`,
   "the signature of another path": `${line}${host}${signedLine(`/${other.fid}`)}\r\n`,
   "the signature of another method": `${line}${host}${signedLine(`/${small.fid}`, "HEAD")}\r\n`,
   "the signature of another query": `GET /${small.fid}?a=1 HTTP/1.1\r\n${host}${signedLine(`/${small.fid}?a=2`)}\r\n`,
@@ -378,7 +387,7 @@ const hostile: Record<string, string> = {
   "no colon": `${line}${host}Accept\r\n${ours}\r\n`,
   "NUL in a value": `${line}${host}${ours}Accept: a\0b\r\n\r\n`,
   "NUL in a name": `${line}${host}${ours}Acc\0ept: a\r\n\r\n`,
-  "NUL in the path": `GET /${small.fid}\0 HTTP/1.1\r\n${host}${signedLine(`/${small.fid}\0`)}\r\n`,
+  "NUL in the path": `GET /${small.fid}\0 HTTP/1.1\r\n${host}${ours}\r\n`,
   "high byte in a value": `${line}${host}${ours}Accept: \xe9\r\n\r\n`,
   "high byte in a name": `${line}${host}${ours}Acc\xe9pt: x\r\n\r\n`,
   "bare LF at the end of a line": `${line}${host}${ours}Accept: a\n\r\n`,
@@ -409,11 +418,11 @@ const hostile: Record<string, string> = {
   "method with a letter more": `GETS /${small.fid} HTTP/1.1\r\n${host}${ours}\r\n`,
   "another method": `POST /${small.fid} HTTP/1.1\r\n${host}${signedLine(`/${small.fid}`, "POST")}Content-Length: 0\r\n\r\n`,
   "HEAD to close": `HEAD /${missing} HTTP/1.1\r\n${host}${signedLine(`/${missing}`, "HEAD")}Connection: close\r\n\r\n`,
-  "absolute form": `GET http://store/${small.fid} HTTP/1.1\r\n${host}${signedLine(`http://store/${small.fid}`)}\r\n`,
-  "authority form": `GET store:80 HTTP/1.1\r\n${host}${signedLine(`store:80`)}\r\n`,
-  "asterisk form": `GET * HTTP/1.1\r\n${host}${signedLine(`*`)}\r\n`,
-  "a query": `GET /${small.fid}?a=1 HTTP/1.1\r\n${host}${signedLine(`/${small.fid}?a=1`)}\r\n`,
-  "a fragment": `GET /${small.fid}#a HTTP/1.1\r\n${host}${signedLine(`/${small.fid}#a`)}\r\n`,
+  "absolute form": `GET http://store/${small.fid} HTTP/1.1\r\n${host}${ours}\r\n`,
+  "authority form": `GET store:80 HTTP/1.1\r\n${host}${ours}\r\n`,
+  "asterisk form": `GET * HTTP/1.1\r\n${host}${ours}\r\n`,
+  "a query": `GET /${small.fid}?a=1 HTTP/1.1\r\n${host}${ours}\r\n`,
+  "a fragment": `GET /${small.fid}#a HTTP/1.1\r\n${host}${ours}\r\n`,
   "two spaces before the path": `GET  /${small.fid} HTTP/1.1\r\n${host}${ours}\r\n`,
   "two spaces after the path": `GET /${small.fid}  HTTP/1.1\r\n${host}${ours}\r\n`,
   "a tab after the path": `GET /${small.fid}\tHTTP/1.1\r\n${host}${ours}\r\n`,
@@ -421,12 +430,12 @@ const hostile: Record<string, string> = {
   "an empty line before": `\r\n${line}${host}${ours}\r\n`,
   "an LF before": `\n${line}${host}${ours}\r\n`,
   "a space before": ` ${line}${host}${ours}\r\n`,
-  "no fid": `GET / HTTP/1.1\r\n${host}${signedLine(`/`)}\r\n`,
-  "a fid in capitals": `GET /${small.fid.toUpperCase()} HTTP/1.1\r\n${host}${signedLine(`/${small.fid.toUpperCase()}`)}\r\n`,
-  "a fid of volume 0": `GET /0,01deadbeef HTTP/1.1\r\n${host}${signedLine(`/0,01deadbeef`)}\r\n`,
-  "a fid with too large a volume": `GET /4294967299,01deadbeef HTTP/1.1\r\n${host}${signedLine(`/4294967299,01deadbeef`)}\r\n`,
-  "a fid with leading zeros": `GET /3,0001deadbeef HTTP/1.1\r\n${host}${signedLine(`/3,0001deadbeef`)}\r\n`,
-  "a fid that is not there": `GET /${missing} HTTP/1.1\r\n${host}${signedLine(`/${missing}`)}\r\n`,
+  "no fid": `GET / HTTP/1.1\r\n${host}${ours}\r\n`,
+  "a fid in capitals": `GET /${small.fid.toUpperCase()} HTTP/1.1\r\n${host}${ours}\r\n`,
+  "a fid of volume 0": `GET /0,01deadbeef HTTP/1.1\r\n${host}${ours}\r\n`,
+  "a fid with too large a volume": `GET /4294967299,01deadbeef HTTP/1.1\r\n${host}${ours}\r\n`,
+  "a fid with leading zeros": `GET /3,0001deadbeef HTTP/1.1\r\n${host}${ours}\r\n`,
+  "a fid that is not there": `GET /${missing} HTTP/1.1\r\n${host}${ours}\r\n`,
   "a range": `${line}${host}${ours}Range: bytes=0-1\r\n\r\n`,
   "a condition": `${line}${host}${ours}If-None-Match: "a"\r\n\r\n`,
   "an expectation": `${line}${host}${ours}Expect: 100-continue\r\n\r\n`,
@@ -438,7 +447,7 @@ const hostile: Record<string, string> = {
   "a head of 12 KiB": `${line}${host}${ours}Accept: ${"a".repeat(12_000)}\r\n\r\n`,
   "a head of 20 KiB": `${line}${host}${ours}Accept: ${"a".repeat(20_000)}\r\n\r\n`,
   "a head of 20 KiB without an end": `${line}${host}${ours}Accept: ${"a".repeat(20_000)}`,
-  "a path of 20 KiB": `GET /${"a".repeat(20_000)} HTTP/1.1\r\n${host}${signedLine(`/${"a".repeat(20_000)}`)}\r\n`,
+  "a path of 20 KiB": `GET /${"a".repeat(20_000)} HTTP/1.1\r\n${host}${ours}\r\n`,
   "a thousand headers": `${line}${host}${ours}${"a: b\r\n".repeat(1_000)}\r\n`,
   TLS: "\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03",
   "HTTP/2 by prior knowledge": "PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n",
@@ -557,7 +566,7 @@ test("Requests with bytes changed get the same with this server as with node:htt
 
 test("A signature that was right does not let a wrong one pass on the same connection", async () => {
   const { port } = await startLean();
-  const wrong = get(small.fid, [], sign(`/${other.fid}`));
+  const wrong = get(small.fid, [], signPass(strangers));
   const bytes = await talk(port, {
     pieces: [get(small.fid), get(other.fid, ["x-request-id: 1"]), wrong],
     inTurn: true,

@@ -30,8 +30,8 @@ export interface LeanAnswer {
 export interface LeanOptions {
   /** The blob, or undefined or a failure if `handle` is to answer instead. */
   find: (fid: Fid) => LeanAnswer | undefined | Promise<LeanAnswer | undefined>;
-  /** Whether a GET of this path with this signature may have it. */
-  admits: (path: string, signature: string) => boolean;
+  /** Whether a request with this signature may have it. */
+  admits: (signature: string) => boolean;
   /** Answers all other requests. */
   handle: RequestListener;
   /** Told why an answer was cut off in the middle. */

@@ -99,7 +99,7 @@ export function makeStoreServer(options: StoreServerOptions): Server {
     });
   };
   const server = new LeanServer({
-    admits: (path, signature) => verifier.admitsRead(path, signature),
+    admits: (pass) => verifier.admitsRead(pass),
     find: (fid) => readLean(options, fid),
     handle: answerByHttp,
     onCut: (error) => {
