@@ -13,16 +13,21 @@ import type {
   CompactAllRequest,
   CompactVolumeRequest,
   DirectoryStatus,
+  DrainStoreRequest,
   Heartbeat,
   HeartbeatReply,
   ImportVolumeRequest,
   MapVolume,
+  MoveVolumeRequest,
   OrderStatus,
   OrdersAnswer,
+  UnmetWant,
   VerifyVolumeRequest,
   VolumeClass,
   VolumeMap,
 } from "./protocol.ts";
+import { onePlacementText } from "./records.ts";
+import { wantText } from "./wants.ts";
 
 export { isLongOrder } from "./plan.ts";
 export type {
@@ -64,11 +69,19 @@ export class DirectoryClient {
     });
   }
 
-  async map(after: string, waitMs: number, signal: AbortSignal): Promise<VolumeMap> {
+  /** `wants` are kinds of volumes that the caller writes to (wants.ts). */
+  async map(
+    after: string,
+    waitMs: number,
+    signal: AbortSignal,
+    wants: readonly string[] = [],
+  ): Promise<VolumeMap> {
+    const query = new URLSearchParams({ after, wait: `${waitMs}` });
+    for (const want of wants) query.append("want", want);
     return await this.#caller.callJson<VolumeMap>({
       method: "GET",
       address: this.#address,
-      path: `/map?after=${encodeURIComponent(after)}&wait=${waitMs}`,
+      path: `/map?${query}`,
       timeoutMs: waitMs + callTimeoutMs,
       signal,
     });
@@ -112,6 +125,15 @@ export class DirectoryClient {
     return await this.#post("/volumes/import", request);
   }
 
+  /** Has all copies moved away from a store, by its id or address; or takes that back. */
+  async drainStore(store: string, request: Partial<DrainStoreRequest> = {}): Promise<void> {
+    await this.#post(`/stores/${encodeURIComponent(store)}/drain`, request);
+  }
+
+  async moveVolume(volume: number, request: MoveVolumeRequest): Promise<void> {
+    await this.#post(`/volumes/${volume}/move`, request);
+  }
+
   /** Fails with `not-found` if the order ended too long ago, or before the directory's last start. */
   async order(number: number): Promise<OrderStatus> {
     return await this.#caller.callJson<OrderStatus>({
@@ -140,6 +162,10 @@ export class VolumeDirectory {
   readonly #stopping = new AbortController();
   readonly #changeWaiters = new Set<() => void>();
   #volumes = new Map<number, MapVolume>();
+  #unmet: UnmetWant[] = [];
+  #wants: readonly string[] = [];
+  /** Hangs up the call that waits for the next map. */
+  #asking: AbortController | undefined;
   #version = "";
   #following: Promise<void> | undefined;
 
@@ -162,19 +188,48 @@ export class VolumeDirectory {
     await this.#following;
   }
 
-  /** `host:port` of each store that has the volume. */
+  /**
+   * Says which kinds of volumes this gateway writes to, all of them (wants.ts has the form): the directory
+   * makes them ahead of demand. What is new is asked for at once.
+   */
+  wants(list: readonly string[]): void {
+    const isNews = list.some((want) => !this.#wants.includes(want));
+    this.#wants = [...list];
+    if (isNews) this.#asking?.abort();
+  }
+
+  /** Why there are no volumes of a kind that was wanted, if the directory can't make any. */
+  whyNone(volumeClass: VolumeClass, placement: string = onePlacementText): string | undefined {
+    const text = wantText({ class: volumeClass, placement });
+    return this.#unmet.find(({ want }) => want === text)?.reason;
+  }
+
+  /** `host:port` of each store that has the volume and may be read from, the best first. */
   addressesOf(volume: number): readonly string[] {
     return this.#volumes.get(volume)?.addresses ?? [];
   }
 
-  /** A volume that takes appends, the emptier its disk the likelier; none of `avoid`. */
+  /** `host:port` of each store that has a copy: a delete has to reach all of them. */
+  memberAddressesOf(volume: number): readonly string[] {
+    return this.#volumes.get(volume)?.memberAddresses ?? [];
+  }
+
+  /**
+   * A volume of a class and placement that takes appends, the emptier its disk the likelier; none of `avoid`.
+   * The address is the primary's.
+   */
   chooseWritable(
     volumeClass: VolumeClass,
     avoid: ReadonlySet<number>,
     fraction: number,
+    placement: string = onePlacementText,
   ): { volume: number; address: string } | undefined {
     const choices = [...this.#volumes.values()].filter(
-      (entry) => entry.class === volumeClass && entry.isWritable && !avoid.has(entry.volume),
+      (entry) =>
+        entry.class === volumeClass &&
+        entry.placement === placement &&
+        entry.isWritable &&
+        !avoid.has(entry.volume),
     );
     const chosen = chooseWeighted(choices, ({ freeBytes }) => freeBytes + 1, fraction);
     const address = chosen?.addresses[0];
@@ -182,9 +237,11 @@ export class VolumeDirectory {
     return { volume: chosen.volume, address };
   }
 
-  /** Whether volumes of the class are there that only lack space. */
-  isFull(volumeClass: VolumeClass): boolean {
-    return [...this.#volumes.values()].some((entry) => entry.class === volumeClass && entry.isFull);
+  /** Whether volumes of the class and placement are there that only lack space. */
+  isFull(volumeClass: VolumeClass, placement: string = onePlacementText): boolean {
+    return [...this.#volumes.values()].some(
+      (entry) => entry.class === volumeClass && entry.placement === placement && entry.isFull,
+    );
   }
 
   /** Resolves at the next change of the map, or after `limitMs`. */
@@ -203,14 +260,19 @@ export class VolumeDirectory {
   async #follow(): Promise<void> {
     let delayMs = retryMs.first;
     while (!this.#stopping.signal.aborted) {
+      const asking = new AbortController();
+      this.#asking = asking;
+      const signal = AbortSignal.any([asking.signal, this.#stopping.signal]);
       try {
-        const map = await this.#client.map(this.#version, mapWaitMs, this.#stopping.signal);
+        const map = await this.#client.map(this.#version, mapWaitMs, signal, this.#wants);
         delayMs = retryMs.first;
+        this.#unmet = map.unmet;
         if (map.version === this.#version) continue;
         this.#version = map.version;
         this.#takeIn(map.volumes);
       } catch (error) {
         if (this.#stopping.signal.aborted) return;
+        if (asking.signal.aborted) continue; // there is something else to ask for
         this.#log.warn(
           { reason: messageOf(error) },
           "the directory does not answer; its last map stands",

@@ -43,6 +43,8 @@ export async function runDirectory(config: DirectoryConfig): Promise<void> {
     const { compaction } = config;
     const seams = { clock: systemClock, random: systemRandom };
     const directory = new Directory({ database, ...seams, log, compaction });
+    await directory.load();
+    directory.start();
     const registry = makeRegistry("directory");
     watchDirectory(directory, registry);
     const server = makeDirectoryServer({
@@ -61,6 +63,7 @@ export async function runDirectory(config: DirectoryConfig): Promise<void> {
     return {
       ready: { address: formatAddress(address), opsAddress: formatAddress(ops.address) },
       async close(graceMs) {
+        directory.close();
         await closeServer(server, Math.min(graceMs, 2_000));
         await closeServer(ops.server, 100);
         await database.destroy();

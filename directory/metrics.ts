@@ -10,10 +10,34 @@ export function watchDirectory(directory: Directory, registry: Registry): void {
     labelNames: ["state"],
     registers: [registry],
     collect() {
-      const { stores } = directory.status();
+      const counts = directory.storeCounts();
       for (const state of ["live", "suspect", "lost"] as const) {
-        this.set({ state }, stores.filter((store) => store.state === state).length);
+        this.set({ state }, counts[state]);
       }
+    },
+  });
+  new Gauge({
+    name: "hayloft_directory_short_volumes",
+    help: "Sealed volumes with fewer copies than are wanted.",
+    registers: [registry],
+    collect() {
+      this.set(directory.shortfall().volumeCount);
+    },
+  });
+  new Gauge({
+    name: "hayloft_directory_repair_bytes",
+    help: "Bytes that are to be copied until all volumes have their copies.",
+    registers: [registry],
+    collect() {
+      this.set(directory.shortfall().copyBytes);
+    },
+  });
+  new Gauge({
+    name: "hayloft_directory_unavailable_volumes",
+    help: "Volumes of which no store with a copy answers.",
+    registers: [registry],
+    collect() {
+      this.set(directory.shortfall().unavailableCount);
     },
   });
   new Gauge({

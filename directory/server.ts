@@ -2,8 +2,12 @@
  * The directory's calls. Those between processes, and those of operators, carry the cluster's token:
  *
  *   POST /heartbeat               what a store has; answers with its orders
- *   GET  /map?after=V&wait=MS     the volume map, once it is another than version V
+ *   GET  /map?after=V&wait=MS     the volume map, once it is another than version V; `want=` (several times)
+ *                                 names kinds of volumes that the gateway writes to (wants.ts)
  *   GET  /status                  stores and volumes, for people and tools
+ *   GET  /shortfall               volumes that have too few copies
+ *   POST /stores/{id}/drain       moves all copies away; {"undo": true} takes it back. An address will do.
+ *   POST /volumes/{id}/move       moves one copy {from, to}
  *   POST /volumes/{id}/compact    rewrites a volume without what is dead; seals it first if it is open
  *   POST /volumes/{id}/verify     reads every byte of it
  *   POST /volumes/{id}/seal       ends its open life
@@ -27,8 +31,10 @@ import type { Operations } from "./operations.ts";
 import {
   compactAllSchema,
   compactVolumeSchema,
+  drainStoreSchema,
   heartbeatSchema,
   importVolumeSchema,
+  moveVolumeSchema,
   verifyVolumeSchema,
 } from "./protocol.ts";
 
@@ -109,13 +115,37 @@ function makeRoutes({
       async answer({ response, url, signal }) {
         const waitMs = Math.min(Number(url.searchParams.get("wait") ?? 0) || 0, mapWaitMsMax);
         const after = url.searchParams.get("after") ?? "";
-        answerJson(response, 200, await directory.mapAfter(after, waitMs, signal));
+        const wants = url.searchParams.getAll("want");
+        const map = await directory.mapAfter(after, waitMs, signal, wants);
+        if (!signal.aborted) answerJson(response, 200, map);
       },
     },
     {
       pattern: /^GET \/status$/,
       async answer({ response }) {
         answerJson(response, 200, directory.status());
+      },
+    },
+    {
+      pattern: /^GET \/shortfall$/,
+      async answer({ response }) {
+        answerJson(response, 200, directory.shortfall());
+      },
+    },
+    {
+      pattern: /^POST \/stores\/([^/]{1,300})\/drain$/,
+      async answer({ request, response, parts }) {
+        const body = await readRequest(request, drainStoreSchema);
+        await directory.drain(decodeURIComponent(parts[0] ?? ""), body);
+        answerJson(response, 202, {});
+      },
+    },
+    {
+      pattern: /^POST \/volumes\/([0-9]{1,10})\/move$/,
+      async answer({ request, response, parts }) {
+        const body = await readRequest(request, moveVolumeSchema);
+        await directory.move(Number(parts[0]), body);
+        answerJson(response, 202, {});
       },
     },
     {
