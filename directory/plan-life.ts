@@ -302,7 +302,10 @@ function reasonToClose(
   const { record, nowMs } = view;
   const { store } = replica;
   if (state !== "live") return { isFinal: false, reason: `store ${store} fell silent` };
-  if (run !== replica.run) return { isFinal: false, reason: `store ${store} was restarted` };
+  // Before it calls a directory that has just started, nothing is known of its run.
+  if (run !== "" && run !== replica.run) {
+    return { isFinal: false, reason: `store ${store} was restarted` };
+  }
   if (report === undefined) {
     return isKnown ? { isFinal: true, reason: `store ${store} has no copy any more` } : undefined;
   }

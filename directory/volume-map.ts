@@ -75,6 +75,7 @@ export function mapEntry(
     return {
       address: presence?.address ?? ledger.stores.get(store)?.address ?? "",
       isLive: presence?.state === "live",
+      isLost: presence?.state === "lost",
       status: isRefused ? undefined : presence?.volumes.get(volume),
     };
   });
@@ -82,10 +83,9 @@ export function mapEntry(
   // What stands alone is served whatever its store was told last, and a silent store keeps its place: it
   // may be back before another answer is known.
   const serving = copies.filter(({ status }) => status?.isServing === true);
-  const addresses = [
-    ...serving.filter(({ isLive }) => isLive),
-    ...serving.filter(({ isLive }) => !isLive),
-  ].map(({ address }) => address);
+  const live = serving.filter(({ isLive }) => isLive);
+  const silent = serving.filter(({ isLive, isLost }) => !isLive && (!isLost || live.length === 0));
+  const addresses = [...live, ...silent].map(({ address }) => address);
   const primary = copies[0]?.status;
   const isWritable =
     state === "open" &&
