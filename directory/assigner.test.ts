@@ -5,6 +5,7 @@ import { parseFid } from "../base/fid.ts";
 import { makeLog } from "../base/log.ts";
 import { seededRandom } from "../base/random.ts";
 import { reservedCookie } from "../base/reserved-cookie.ts";
+import { systemRuntime } from "../base/runtime.ts";
 import { Assigner, type NativeVolume } from "./assigner.ts";
 import { Directory } from "./directory.ts";
 import { FakeStore } from "./fake-store.ts";
@@ -36,6 +37,7 @@ function setUp(waitMsMax = 10_000) {
   const assigner = new Assigner({
     clock: { nowMs: () => state.nowMs, monotonicMs: () => state.nowMs },
     random: seededRandom(5),
+    runtime: systemRuntime,
     boot: "now",
     stores: () => state.stores,
     grow: (store, ttlSeconds) => void state.grown.push(`${store}/${ttlSeconds}`),

@@ -17,6 +17,7 @@ import { Failure } from "../base/failure.ts";
 import { formatFid } from "../base/fid.ts";
 import type { Random } from "../base/random.ts";
 import { reservedCookie } from "../base/reserved-cookie.ts";
+import type { Runtime } from "../base/runtime.ts";
 import { Bell } from "./bell.ts";
 import { chooseWeighted } from "./plan.ts";
 import type { Grant } from "./protocol.ts";
@@ -60,6 +61,7 @@ export interface Assignment {
 export interface AssignerOptions {
   clock: Clock;
   random: Random;
+  runtime: Runtime;
   /** This run of the directory. */
   boot: string;
   /** All that have called. */
@@ -107,11 +109,12 @@ export class Assigner {
   readonly #grantedEnds = new Map<number, number>();
   /** When a store was last asked for a volume, by store and TTL. */
   readonly #grownMs = new Map<string, number>();
-  readonly #changes = new Bell();
+  readonly #changes: Bell;
   #waiterCount = 0;
 
   constructor(options: AssignerOptions) {
     this.#options = { waitMsMax: 10_000, ...options };
+    this.#changes = new Bell(options.runtime);
   }
 
   /** Takes in what a store reports: all volumes of it that are open, and its grants. */

@@ -4,9 +4,17 @@
  * A reader that looks, finds nothing and then waits could miss what came in between: it notes `rings`
  * before it looks, and waits only while that has not changed.
  */
+
+import type { Runtime } from "../base/runtime.ts";
+
 export class Bell {
+  readonly #runtime: Runtime;
   readonly #waiters = new Set<() => void>();
   #rings = 0;
+
+  constructor(runtime: Runtime) {
+    this.#runtime = runtime;
+  }
 
   get rings(): number {
     return this.#rings;
@@ -21,12 +29,12 @@ export class Bell {
   next(limitMs: number, signal?: AbortSignal): Promise<void> {
     return new Promise((resolve) => {
       const settle = () => {
-        clearTimeout(timer);
+        cancel();
         this.#waiters.delete(settle);
         signal?.removeEventListener("abort", settle);
         resolve();
       };
-      const timer = setTimeout(settle, limitMs);
+      const cancel = this.#runtime.after(limitMs, settle);
       this.#waiters.add(settle);
       if (signal?.aborted === true) settle();
       else signal?.addEventListener("abort", settle, { once: true });

@@ -13,10 +13,12 @@ import type {
   CompactAllRequest,
   CompactVolumeRequest,
   DirectoryStatus,
+  DrainStoreRequest,
   Heartbeat,
   HeartbeatReply,
   ImportVolumeRequest,
   LeaderStatus,
+  MoveVolumeRequest,
   OrderStatus,
   OrdersAnswer,
   VerifyVolumeRequest,
@@ -70,16 +72,16 @@ export class DirectoryClient {
     );
   }
 
-  /** `want` are the placements that the gateway's buckets use: `placementText` of each. */
+  /** `wants` are kinds of volumes that the caller writes to (wants.ts). */
   async map(
     after: string,
     waitMs: number,
     signal: AbortSignal,
-    want: readonly string[] = [],
+    wants: readonly string[] = [],
   ): Promise<VolumeMap> {
     const heldMs = this.#tellers.areSeveral ? Math.min(waitMs, severalMapWaitMs) : waitMs;
     const query = new URLSearchParams({ after, wait: String(heldMs) });
-    for (const placement of want) query.append("want", placement);
+    for (const want of wants) query.append("want", want);
     const path = `/map?${query}`;
     const timeoutMs = this.#hangMs + heldMs;
     return await this.#tellers.ask(
@@ -127,6 +129,15 @@ export class DirectoryClient {
 
   async importVolume(request: ImportVolumeRequest): Promise<OrdersAnswer> {
     return await this.#post("/volumes/import", request);
+  }
+
+  /** Has all copies moved away from a store, by its id or address; or takes that back. */
+  async drainStore(store: string, request: Partial<DrainStoreRequest> = {}): Promise<void> {
+    await this.#post(`/stores/${encodeURIComponent(store)}/drain`, request);
+  }
+
+  async moveVolume(volume: number, request: MoveVolumeRequest): Promise<void> {
+    await this.#post(`/volumes/${volume}/move`, request);
   }
 
   /** Fails with `not-found` if the order ended too long ago, or before the directory's last start. */

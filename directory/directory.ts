@@ -1,48 +1,50 @@
 /**
- * The directory: which store has which volume, who may write it, and what stores are to do.
+ * The directory: which stores have which volume, who may write it, and what stores are to do.
+ *
+ * Reports come in, each volume they tell something new of is looked at (keeper.ts), and what follows is
+ * committed; only then it is an order, and the map another. Time is looked at too: a store that falls
+ * silent says nothing.
  *
  * Invariants:
- * - What decides who may write (volume ids, epochs, states, orders) is committed before anyone hears of
- *   it, and a volume id is never given out twice, not even when its volume is gone.
+ * - What decides who may write (volume ids, epochs, states, members, orders) is committed before anyone
+ *   hears of it, and a volume id is never given out twice, not even when its volume is gone.
  * - An order is sent with heartbeat replies until the store reports it done, or that it can't be.
  * - What stores report (lengths, space) is kept in memory alone: it comes again.
+ * - A heartbeat that brings no news costs no look at the database.
  */
 
-import type { Kysely, Transaction } from "kysely";
+import type { Kysely } from "kysely";
 import type { Clock } from "../base/clock.ts";
 import type { Log } from "../base/log.ts";
 import type { Random } from "../base/random.ts";
-import { Assigner, type Assignment, type AssignRequest, type NativeVolume } from "./assigner.ts";
+import { type Runtime, systemRuntime } from "../base/runtime.ts";
+import { Assigner, type Assignment, type AssignRequest } from "./assigner.ts";
 import { Bell } from "./bell.ts";
-import { nextNumber, raiseCounter } from "./counters.ts";
+import { Copying, type CopyingOptions, copyingDefaults } from "./copying.ts";
+import { Keeper } from "./keeper.ts";
 import type { Transact } from "./lease.ts";
+import { Draft, Ledger } from "./ledger.ts";
+import { nativeVolumesOf } from "./native-volumes.ts";
 import { type EndedOrder, OrderBook } from "./order-book.ts";
-import { onePlacement, placementText } from "./placement.ts";
-import {
-  type Change,
-  isLongOrder,
-  type OrderRecord,
-  ordersToSend,
-  planStore,
-  storeState,
-  type VolumeRecord,
-} from "./plan.ts";
+import { renewed } from "./order-text.ts";
+import { isLongOrder, ordersToSend } from "./plan.ts";
 import { type CompactionPolicy, compactionDefaults, planCompaction } from "./plan-compaction.ts";
+import { type Presence, Presences } from "./presences.ts";
 import type {
   DirectoryStatus,
   Heartbeat,
   HeartbeatReply,
-  MapVolume,
-  Member,
   Order,
-  OrderKind,
+  Shortfall,
   StoreStatus,
-  VolumeClass,
   VolumeMap,
   VolumeStatus,
 } from "./protocol.ts";
+import { membersOf, onePlacementText } from "./records.ts";
 import type { DirectoryTables } from "./schema.ts";
-import { openMsOf } from "./ttl-bucket.ts";
+import { directoryStatus, shortfallOf } from "./status.ts";
+import { MapBook } from "./volume-map.ts";
+import { Wants } from "./wants.ts";
 
 /** When volumes are compacted without anybody asking, and how fast. */
 export interface CompactionOptions extends CompactionPolicy {
@@ -55,81 +57,120 @@ export interface DirectoryOptions {
   clock: Clock;
   random: Random;
   log: Log;
+  runtime?: Runtime;
   /** Silence after which a store gets no new writes, and after which it is given up. */
   suspectMs?: number;
   lostMs?: number;
+  /** Silence after which a volume is sealed without waiting for a member any longer. */
+  sealWaitMs?: number;
   compaction?: CompactionOptions | "off";
+  copying?: CopyingOptions;
+  /** Whether copies are moved so that stores are equally full. */
+  isBalancing?: boolean;
   /** How long `assign` waits for a volume. */
   assignWaitMsMax?: number;
   /** How transactions run, where the right to change the database can be lost; else by themselves. */
   transact?: Transact;
 }
 
-/** What a live store last said, and was told. */
-interface Presence {
-  heartbeat: Heartbeat;
-  seenMs: number;
-  /** Volumes that the store may not serve (two claim one id). */
-  refused: Set<number>;
-  /** Orders that this run of the store was sent: a reply is not hurried for them again. */
-  sentOrders: Set<number>;
-  /** The same for ranges: how many ordinals of which volume. */
-  sentWishes: Map<number, number>;
-}
-
 const heartbeatWaitMsMax = 1_000;
 
-/** How long before a volume with a TTL is sealed it is assigned no more: the PUTs have to come first. */
-const lastAssignMs = 60_000;
+/** How often time is looked at, and how much later than that means that this process stood still. */
+const tickMs = 250;
+const stoodStillMs = 1_000;
 
-/** After an order of a kind can't be carried out, how long the same is not ordered again by itself. */
-const setbackMs: Partial<Record<OrderKind, number>> = {
-  create: 10_000,
-  seal: 60_000,
-  drop: 60_000,
-  compact: 86_400_000,
-};
+const repairMs = 1_000;
+const balanceMs = 10_000;
+
+/** Volumes looked at anew in one tick; more have their turn in the next. */
+const tendMax = 5_000;
 
 export class Directory {
   readonly orders: OrderBook = new OrderBook();
   readonly #options: Required<DirectoryOptions>;
   readonly #assigner: Assigner;
-  readonly #presences = new Map<string, Presence>();
+  readonly #presences: Presences;
+  readonly #keeper: Keeper;
+  readonly #copying: Copying;
+  readonly #map: MapBook;
+  readonly #wants = new Wants();
   readonly #boot: string;
   readonly #startedMs: number;
-  #mapNumber = 0;
-  #mapText = "";
-  readonly #mapChanges = new Bell();
   /** Per store: there may be something to say in the reply that is held. */
   readonly #news = new Map<string, Bell>();
-  /** By kind and volume, what could not be carried out, and until when it is left at that. */
-  readonly #setbacks = new Map<string, OrderRecord & { untilMs: number }>();
+  /** What is on record; undefined before it is read, and after a commit that nobody knows the end of. */
+  #ledger: Ledger | undefined;
   /** The database is changed by one after the other. */
   #turn: Promise<unknown> = Promise.resolve();
+  /** Volumes to be looked at. */
+  readonly #dirty = new Set<number>();
+  #isGrowthDue = true;
+  #tickedMs = Number.NEGATIVE_INFINITY;
+  #repairedMs = Number.NEGATIVE_INFINITY;
+  #balancedMs = Number.NEGATIVE_INFINITY;
+  #stopTicking: (() => void) | undefined;
 
   constructor(options: DirectoryOptions) {
+    const { clock, random, log } = options;
+    const limits = { suspectMs: 3_000, lostMs: 30_000 };
     this.#options = {
-      suspectMs: 3_000,
-      lostMs: 30_000,
+      runtime: systemRuntime,
+      ...limits,
+      sealWaitMs: (options.suspectMs ?? limits.suspectMs) + 4_000,
       compaction: { ...compactionDefaults, rateBytes: 20_000_000 },
+      copying: copyingDefaults,
+      isBalancing: true,
       assignWaitMsMax: 10_000,
       transact: (work) => options.database.transaction().execute(work),
       ...options,
     };
-    const { clock, random } = options;
+    const { runtime } = this.#options;
     // A restarted directory must not seem to have the map, or the ranges, that its predecessor gave out.
     this.#boot = random.bytes(6).toString("hex");
     this.#startedMs = clock.monotonicMs();
+    this.#presences = new Presences(this.#options);
+    const presences = this.#presences;
+    this.#keeper = new Keeper({ clock, random, log, presences, limits: this.#options });
+    const { copying } = this.#options;
+    this.#copying = new Copying({ keeper: this.#keeper, presences, random, log, options: copying });
+    this.#map = new MapBook({ presences, runtime });
     this.#assigner = new Assigner({
-      clock,
-      random,
-      boot: this.#boot,
-      stores: () =>
-        this.status().stores.map((store) => ({ ...store, isLive: store.state === "live" })),
-      grow: (store, ttlSeconds) => this.#grow(store, ttlSeconds),
+      ...{ clock, random, runtime, boot: this.#boot },
+      stores: () => this.#assignable(),
+      grow: (store, ttlSeconds) => this.#growNative(store, ttlSeconds),
       wake: (store) => this.wake(store),
       waitMsMax: this.#options.assignWaitMsMax,
     });
+  }
+
+  /** Looks at the time every now and then, until `close`. Heartbeats do so too. */
+  start(): void {
+    const { runtime, clock, log } = this.#options;
+    let dueMs = clock.monotonicMs() + tickMs;
+    const next = () => {
+      this.#stopTicking = runtime.after(tickMs, () => {
+        // Who stood still can't tell who was silent meanwhile.
+        const lateMs = clock.monotonicMs() - dueMs;
+        if (lateMs > stoodStillMs) this.#presences.forgive(lateMs);
+        this.tick()
+          .catch((error: unknown) => log.error({ err: error }, "the directory can't go on"))
+          .finally(() => {
+            dueMs = clock.monotonicMs() + tickMs;
+            if (this.#stopTicking !== undefined) next();
+          });
+      });
+    };
+    next();
+  }
+
+  close(): void {
+    this.#stopTicking?.();
+    this.#stopTicking = undefined;
+  }
+
+  /** Reads what is on record, unless that was done; the database is asked for it once. */
+  async load(): Promise<void> {
+    if (this.#ledger === undefined) await this.change(() => undefined);
   }
 
   /**
@@ -137,72 +178,106 @@ export class Directory {
    * that this run of the store was not sent before, it is held for as long as the heartbeat allows.
    */
   async heartbeat(heartbeat: Heartbeat, signal?: AbortSignal): Promise<HeartbeatReply> {
-    await this.#takeIn(heartbeat);
-    const bell = this.#newsOf(heartbeat.store);
-    const deadline = AbortSignal.timeout(Math.min(heartbeat.waitMs ?? 0, heartbeatWaitMsMax));
-    const isOver = () => deadline.aborted || signal?.aborted === true || !heartbeat.waitMs;
-    const ends = signal === undefined ? deadline : AbortSignal.any([deadline, signal]);
+    const { store, waitMs = 0 } = heartbeat;
+    const wantsWhole = await this.#takeIn(heartbeat);
+    const bell = this.#newsOf(store);
+    let isOver = waitMs === 0 || wantsWhole;
+    const heldMs = Math.min(waitMs, heartbeatWaitMsMax);
+    const cancel = isOver
+      ? undefined
+      : this.#options.runtime.after(heldMs, () => {
+          isOver = true;
+          bell.ring();
+        });
     for (;;) {
       const { rings } = bell;
-      const reply = await this.#replyTo(heartbeat);
-      if (isOver() || this.#isNews(heartbeat, reply)) {
+      const reply = { ...this.#replyTo(heartbeat), wantsWhole };
+      if (isOver || signal?.aborted === true || this.#isNews(heartbeat, reply)) {
+        cancel?.();
         // Whoever has hung up did not hear it.
         if (signal?.aborted !== true) this.#noteSent(heartbeat, reply);
         return reply;
       }
-      if (bell.rings === rings) await bell.next(heartbeatWaitMsMax, ends);
+      if (bell.rings === rings) await bell.next(heartbeatWaitMsMax, signal);
     }
   }
 
   map(): VolumeMap {
-    this.#refreshMap();
-    return { version: `${this.#boot}.${this.#mapNumber}`, volumes: this.#mapVolumes() };
+    this.#notice();
+    const ledger = this.#ledger;
+    return {
+      version: `${this.#boot}.${this.#map.number}`,
+      volumes: ledger === undefined ? [] : this.#map.volumes(ledger),
+      unmet: this.#keeper.unmet,
+    };
   }
 
-  /** The map once its version is another than `version`, or after `waitMs` as it is. */
-  async mapAfter(version: string, waitMs: number, signal: AbortSignal): Promise<VolumeMap> {
-    const deadline = this.#options.clock.monotonicMs() + waitMs;
+  /**
+   * The map once its version is another than `version`, or after `waitMs` as it is. `wants` are kinds of
+   * volumes that the gateway writes to: what is news is made at once.
+   */
+  async mapAfter(
+    version: string,
+    waitMs: number,
+    signal: AbortSignal,
+    wants: readonly string[] = [],
+  ): Promise<VolumeMap> {
+    const { clock } = this.#options;
+    if (this.#wants.add(wants, clock.monotonicMs())) {
+      this.#isGrowthDue = true;
+      await this.#decide();
+    }
+    const deadline = clock.monotonicMs() + waitMs;
     for (;;) {
-      const map = this.map();
-      const leftMs = deadline - this.#options.clock.monotonicMs();
-      if (map.version !== version || leftMs <= 0 || signal.aborted) return map;
+      this.#notice();
+      const leftMs = deadline - clock.monotonicMs();
+      const isNews = version !== `${this.#boot}.${this.#map.number}`;
+      if (isNews || leftMs <= 0 || signal.aborted) return this.map();
       // Looked at anew now and then, because a store falls silent without saying so.
-      await this.#mapChanges.next(Math.min(leftMs, 500), signal);
+      await this.#map.changes.next(Math.min(leftMs, 500), signal);
     }
   }
 
   status(): DirectoryStatus {
-    const stores = [...this.#presences.values()].map((presence) => {
-      const { store, address, machine, rack, dataCentre, freeBytes, totalBytes, volumes } =
-        presence.heartbeat;
-      const state = this.#stateOf(presence);
-      const place = { address, machine, rack, dataCentre };
-      return { store, ...place, state, freeBytes, totalBytes, volumes };
-    });
-    return { stores };
+    this.#notice();
+    return directoryStatus(this.#parts());
   }
 
-  /** Stores with the volumes that they may serve: none that is refused. */
+  shortfall(): Shortfall {
+    return shortfallOf(this.#parts());
+  }
+
+  /** How many stores are in which state. */
+  storeCounts(): Record<StoreStatus["state"], number> {
+    this.#notice();
+    const counts = { live: 0, suspect: 0, lost: 0 };
+    for (const { state } of this.#presences.values()) counts[state] += 1;
+    return counts;
+  }
+
+  /** Stores with the volumes that they may serve: none that is refused, or only left over. */
   servedStores(): StoreStatus[] {
     return this.status().stores.map((store) => {
-      const refused = this.#presences.get(store.store)?.refused;
-      const volumes = store.volumes.filter(({ volume }) => refused?.has(volume) !== true);
+      const volumes = store.volumes.filter((status) => this.#isServed(store.store, status));
       return { ...store, volumes };
     });
   }
 
-  /** Every volume that is served, with its store's id. */
+  /** Every copy that is served, with its store's id. */
   servedVolumes(): (VolumeStatus & { store: string })[] {
-    return this.servedStores().flatMap(({ store, volumes }) =>
-      volumes.map((status) => ({ ...status, store })),
-    );
+    const served: (VolumeStatus & { store: string })[] = [];
+    for (const { store, volumes } of this.#presences.values()) {
+      for (const status of volumes.values()) {
+        if (this.#isServed(store, status)) served.push({ ...status, store });
+      }
+    }
+    return served;
   }
 
   /** Whether a store has something under that id, of whatever kind. */
   isReported(volume: number): boolean {
     return [...this.#presences.values()].some(
-      ({ heartbeat: { volumes, unreadable } }) =>
-        unreadable.includes(volume) || volumes.some((status) => status.volume === volume),
+      ({ volumes, unreadable }) => unreadable.includes(volume) || volumes.has(volume),
     );
   }
 
@@ -213,17 +288,35 @@ export class Directory {
 
   /** Whether it is too early to say that a volume is nowhere: not every known store has called. */
   async isWarmingUp(): Promise<boolean> {
-    const { clock, database, lostMs } = this.#options;
+    const { clock, lostMs } = this.#options;
     if (clock.monotonicMs() - this.#startedMs >= lostMs) return false;
-    const known = await database.selectFrom("stores").select("store").execute();
-    return known.some(({ store }) => !this.#presences.has(store));
+    await this.load();
+    return [...this.#presences.values()].some(({ run }) => run === "");
   }
 
-  /** Runs `work` in a transaction, alone. */
-  async change<Result>(
-    work: (transaction: Transaction<DirectoryTables>) => Promise<Result>,
-  ): Promise<Result> {
-    const turn = this.#turn.then(() => this.#options.transact(work));
+  /**
+   * Lets `work` look at what is on record and change it, alone; what it changed is committed when this
+   * returns. Nothing else writes to the database.
+   */
+  async change<Result>(work: (draft: Draft) => Result | Promise<Result>): Promise<Result> {
+    const turn = this.#turn.then(async () => {
+      const ledger = this.#ledger ?? (await this.#read());
+      const draft = new Draft(ledger);
+      const result = await work(draft);
+      if (draft.isEmpty) return result;
+      try {
+        await this.#options.transact((transaction) => draft.write(transaction));
+      } catch (error) {
+        // It may have been committed all the same: what is on record is read again.
+        this.#ledger = undefined;
+        throw error;
+      }
+      draft.takeEffect();
+      for (const volume of draft.changedVolumes) this.#map.update(ledger, volume);
+      for (const store of draft.orderedStores) this.wake(store);
+      this.#map.announce();
+      return result;
+    });
     this.#turn = turn.catch(() => undefined);
     return await turn;
   }
@@ -233,307 +326,215 @@ export class Directory {
     this.#newsOf(store).ring();
   }
 
-  /** Ends the open life of a volume; returns the order's number. */
-  async orderSeal(
-    transaction: Transaction<DirectoryTables>,
-    store: string,
-    volume: number,
-  ): Promise<number> {
-    await setState(transaction, volume, "sealing");
-    return await this.orders.add(transaction, store, { kind: "seal", volume });
+  /** Ends the open life of a volume; returns the orders for it. */
+  orderSeal(draft: Draft, volume: number): number[] {
+    return this.#keeper.close(draft, volume, "an operator has it sealed");
   }
 
-  async #takeIn(heartbeat: Heartbeat): Promise<void> {
-    const { store, run, unreadable } = heartbeat;
-    const refused = new Set<number>();
-    const { isNewRun, ended, native } = await this.change(async (transaction) => {
-      const isNewRun = await this.#join(transaction, heartbeat);
-      const ended = await this.orders.end(transaction, heartbeat);
-      for (const each of ended) await this.#settle(transaction, heartbeat, each);
-      if (isNewRun) {
-        // Epochs belong to a run: what the last one was told to begin is void.
-        await transaction
-          .deleteFrom("orders")
-          .where("store", "=", store)
-          .where("kind", "=", "begin-epoch")
-          .execute();
+  /** Moves a copy of a volume to another store. */
+  async move(volume: number, ends: { from: string; to: string }): Promise<void> {
+    await this.change((draft) => {
+      this.#copying.move(draft, volume, { from: this.#find(ends.from), to: this.#find(ends.to) });
+      this.#keeper.tend(draft, volume);
+      this.#copying.repair(draft);
+    });
+  }
+
+  /** Has all copies moved away from a store, or takes that back. */
+  async drain(nameOrAddress: string, { undo }: { undo: boolean }): Promise<void> {
+    await this.load();
+    const store = this.#find(nameOrAddress);
+    const volumes = await this.change((draft) => {
+      const ledger = this.#parts().ledger;
+      return undo
+        ? this.#copying.undrain(draft, ledger, store)
+        : this.#copying.drain(draft, ledger, store);
+    });
+    for (const volume of volumes) this.#dirty.add(volume);
+    this.#isGrowthDue = true;
+    this.#repairedMs = Number.NEGATIVE_INFINITY;
+    await this.#decide();
+  }
+
+  /** Looks at what changes with time alone. */
+  async tick(): Promise<void> {
+    await this.load();
+    this.#lookAtTime();
+    await this.#decide();
+  }
+
+  async #read(): Promise<Ledger> {
+    const { database, clock } = this.#options;
+    const ledger = await Ledger.load(database);
+    this.#ledger = ledger;
+    for (const record of ledger.stores.values()) {
+      this.#presences.expect(record, clock.monotonicMs());
+    }
+    for (const volume of ledger.volumes.keys()) this.#dirty.add(volume);
+    return ledger;
+  }
+
+  #parts() {
+    const ledger = this.#ledger ?? new Ledger();
+    const { keeper, copying, presences } = {
+      ...{ keeper: this.#keeper, copying: this.#copying, presences: this.#presences },
+    };
+    return { ledger, keeper, copying, presences };
+  }
+
+  /** Returns whether the store has to tell all that it has. */
+  async #takeIn(heartbeat: Heartbeat): Promise<boolean> {
+    const { clock } = this.#options;
+    if (this.#ledger === undefined) await this.load();
+    const { store, done, failed } = heartbeat;
+    const news = this.#presences.takeIn(heartbeat, clock.monotonicMs());
+    const { presence, changed, isNewRun } = news;
+    for (const volume of changed) {
+      this.#keeper.hear(presence, volume);
+      this.#dirty.add(volume);
+      // One that is gone takes nothing any more.
+      if (!presence.volumes.has(volume)) this.#isGrowthDue = true;
+    }
+    if (news.isOtherwise) {
+      this.#isGrowthDue = true;
+      for (const volume of this.#ledger?.volumesOf(store) ?? []) this.#dirty.add(volume);
+    }
+    if (clock.monotonicMs() - this.#tickedMs >= tickMs) this.#lookAtTime();
+    const hasEnded = done.length + failed.length > 0;
+    if (hasEnded || isNewRun || this.#dirty.size > 0 || this.#isGrowthDue) {
+      await this.#decide(heartbeat, presence);
+    }
+    if (changed.size > 0 || hasEnded || isNewRun || heartbeat.grants.length > 0) {
+      const ledger = this.#ledger;
+      const native = ledger === undefined ? [] : nativeVolumesOf(ledger, presence);
+      this.#assigner.takeIn(store, native, heartbeat.grants);
+      this.#forgetGranted(presence);
+    }
+    return news.wantsWhole;
+  }
+
+  /** Notes what time has changed. */
+  #lookAtTime(): void {
+    const { clock } = this.#options;
+    const nowMs = clock.monotonicMs();
+    this.#tickedMs = nowMs;
+    this.#notice();
+    const expired = this.#keeper.setbacks.expire(nowMs);
+    if (expired.size > 0) this.#isGrowthDue = true;
+    const ledger = this.#ledger;
+    if (ledger === undefined) return;
+    for (const volume of expired) this.#dirty.add(volume);
+    for (const volume of this.#keeper.impatient(ledger)) this.#dirty.add(volume);
+  }
+
+  /** Looks at all that is to be looked at, and commits what follows. */
+  async #decide(heartbeat?: Heartbeat, presence?: Presence): Promise<void> {
+    const dirty: number[] = [];
+    for (const volume of this.#dirty) {
+      // A store that comes or goes concerns many: the others have their turn with the next heartbeat.
+      if (dirty.length >= tendMax) break;
+      dirty.push(volume);
+      this.#dirty.delete(volume);
+    }
+    const ended = await this.change((draft) => {
+      const ended =
+        heartbeat === undefined || presence === undefined
+          ? []
+          : this.#endOrders(draft, heartbeat, presence);
+      for (const { order } of ended) this.#keeper.tend(draft, order.volume);
+      for (const volume of dirty) this.#keeper.tend(draft, volume);
+      if (this.#isGrowthDue || draft.isActivityChanged) {
+        this.#isGrowthDue = false;
+        this.#keeper.grow(draft, this.#wants.all(this.#options.clock.monotonicMs()));
       }
-      // A volume that can't be opened is not lost, and its id never free.
-      if (unreadable.length > 0) {
-        await raiseCounter(transaction, "volume", Math.max(...unreadable));
-      }
-      const records = await volumesOf(transaction, store);
-      await this.#commitChanges(transaction, heartbeat, { records, isNewRun, refused });
-      await this.#compactByItself(transaction, heartbeat, records);
-      return { isNewRun, ended, native: await nativeVolumesOf(transaction, heartbeat, refused) };
+      if (presence !== undefined) this.#compactByItself(draft, presence);
+      this.#copyByItself(draft, ended);
+      return ended;
     });
     this.orders.remember(ended);
-    const previous = this.#presences.get(store);
-    const isSameRun = !isNewRun && previous?.heartbeat.run === run;
-    this.#presences.set(store, {
-      heartbeat,
-      seenMs: this.#options.clock.monotonicMs(),
-      refused,
-      sentOrders: isSameRun ? previous.sentOrders : new Set(),
-      sentWishes: isSameRun ? previous.sentWishes : new Map(),
-    });
-    this.#assigner.takeIn(store, native, heartbeat.grants);
-    this.#forgetGranted(store);
-    this.#refreshMap();
+    const ledger = this.#ledger;
+    if (ledger === undefined) return;
+    for (const volume of dirty) this.#map.update(ledger, volume);
+    this.#map.announce();
   }
 
-  /** Puts the store on record; returns whether this is a run that was not heard of before. */
-  async #join(
-    transaction: Transaction<DirectoryTables>,
-    { store, address, run }: Heartbeat,
-  ): Promise<boolean> {
-    const before = await transaction
-      .selectFrom("stores")
-      .select(["run", "address"])
-      .where("store", "=", store)
-      .executeTakeFirst();
-    const isNewRun = before?.run !== run;
+  /** Puts the store on record, and takes out what it says has ended. */
+  #endOrders(draft: Draft, heartbeat: Heartbeat, presence: Presence): EndedOrder[] {
+    const { store, address, run, machine, rack, dataCentre, done, failed, unreadable } = heartbeat;
+    const before = draft.store(store);
+    const next = { store, address, run, machine, rack, dataCentre };
     // Only what changes is written: a heartbeat a second must not cost a sync a second.
-    if (isNewRun || before.address !== address) {
-      await transaction
-        .insertInto("stores")
-        .values({ store, address, run, joined_ms: this.#options.clock.nowMs() })
-        .onConflict((conflict) => conflict.column("store").doUpdateSet({ address, run }))
-        .execute();
+    if (
+      before === undefined ||
+      Object.entries(next).some(([key, value]) => before[key as "run"] !== value)
+    ) {
+      const { isDraining = false, joinedMs = this.#options.clock.nowMs() } = before ?? {};
+      draft.putStore({ ...next, isDraining, joinedMs: Math.floor(joinedMs) });
     }
-    return isNewRun;
-  }
-
-  /** What follows from the end of an order, beyond what the store's report shows. */
-  async #settle(
-    transaction: Transaction<DirectoryTables>,
-    { store, volumes }: Heartbeat,
-    { order, reason }: EndedOrder,
-  ): Promise<void> {
-    const { volume, kind } = order;
-    const status = volumes.find((each) => each.volume === volume);
-    const isIneffective = kind === "compact" && (status?.generation ?? 0) < order.generation;
-    if (reason !== undefined || isIneffective) {
-      const why = reason ?? "the generation is the same as before";
-      this.#options.log.error({ store, ...order, recordMagic: undefined, why }, "an order failed");
-      const untilMs = this.#options.clock.monotonicMs() + (setbackMs[kind] ?? 0);
-      this.#setbacks.set(`${kind}/${volume}`, { ...order, store, untilMs });
-    }
-    if (reason === undefined) {
-      if (kind === "drop") {
-        await setState(transaction, volume, "dropped");
-        await transaction.deleteFrom("orders").where("volume", "=", volume).execute();
+    if (before?.run !== run) {
+      // Epochs belong to a run: what the last one was told to begin is void.
+      for (const { number, kind } of draft.ordersOf(store)) {
+        if (kind === "begin-epoch") draft.endOrder(number);
       }
-      return;
     }
-    switch (kind) {
-      case "create":
-        // Nothing was ever acknowledged of it.
-        await setState(transaction, volume, "dropped");
-        break;
-      case "begin-epoch": {
-        const records = await volumesOf(transaction, store);
-        const isOpen = records.some((each) => each.volume === volume && each.state === "open");
-        if (isOpen) await this.orderSeal(transaction, store, volume);
-        break;
-      }
-      case "import":
-        // Its id is free to be tried again, after a wrong path for example.
-        await transaction
-          .deleteFrom("volumes")
-          .where("volume", "=", volume)
-          .where("state", "=", "importing")
-          .execute();
-        break;
-      default:
-        break;
-    }
-  }
-
-  async #commitChanges(
-    transaction: Transaction<DirectoryTables>,
-    heartbeat: Heartbeat,
-    {
-      records,
-      isNewRun,
-      refused,
-    }: { records: VolumeRecord[]; isNewRun: boolean; refused: Set<number> },
-  ): Promise<void> {
-    const { log, clock } = this.#options;
-    const { store } = heartbeat;
-    const before = this.#presences.get(store)?.refused;
-    const refuse = (volume: number, reason: string) => {
-      refused.add(volume);
-      if (before?.has(volume) !== true) log.error({ store, volume, reason }, "a volume is refused");
-    };
-    const setbacks = this.#setbacksOf(store);
-    const changes = planStore({
-      records,
-      reports: heartbeat.volumes,
-      pending: [...(await this.#pendingOf(transaction, store)), ...setbacks],
-      isNewRun,
-      hasSpace: heartbeat.freeBytes > 0 && !setbacks.some(({ kind }) => kind === "create"),
-      nowMs: clock.nowMs(),
+    // A volume that can't be opened is not lost, and its id never free.
+    for (const volume of unreadable) draft.raiseVolume(volume);
+    const reasonOf = new Map(failed.map(({ order, reason }) => [order, reason]));
+    return [...new Set([...done, ...reasonOf.keys()])].flatMap((number): EndedOrder[] => {
+      const record = draft.order(number);
+      // What it says of another's orders counts for nothing.
+      if (record?.store !== store) return [];
+      draft.endOrder(number);
+      const ended = { order: record.order, reason: reasonOf.get(number) };
+      this.#keeper.settle(draft, presence, ended);
+      if (record.kind === "create" && ended.reason !== undefined) this.#isGrowthDue = true;
+      return [ended];
     });
-    for (const change of changes) {
-      if (change.kind === "refuse") {
-        refuse(change.volume, change.reason);
-      } else if (
-        change.kind === "adopt" &&
-        (await isOnRecordElsewhere(transaction, change.status))
-      ) {
-        // One copy of a volume is all that is kept so far, and the record says who has it.
-        refuse(
-          change.status.volume,
-          `it is on record elsewhere, by its id or ${change.status.uuid}`,
-        );
-      } else {
-        if (change.kind === "seal") log.warn({ store, ...change }, "a volume is sealed");
-        await this.#commit(transaction, heartbeat, change);
-      }
+  }
+
+  /** Orders copies, once in a while and whenever one has ended. */
+  #copyByItself(draft: Draft, ended: readonly EndedOrder[]): void {
+    const nowMs = this.#options.clock.monotonicMs();
+    const hasRoom = ended.some(({ order }) => order.kind === "copy");
+    if (hasRoom || nowMs - this.#repairedMs >= repairMs) {
+      this.#repairedMs = nowMs;
+      this.#copying.repair(draft);
     }
+    const { isBalancing } = this.#options;
+    const ledger = this.#ledger;
+    if (!isBalancing || ledger === undefined || nowMs - this.#balancedMs < balanceMs) return;
+    this.#balancedMs = nowMs;
+    for (const volume of this.#copying.balance(draft, ledger)) this.#dirty.add(volume);
   }
 
-  async #commit(
-    transaction: Transaction<DirectoryTables>,
-    { store, address }: Member,
-    change: Exclude<Change, { kind: "refuse" }>,
-  ): Promise<void> {
-    const { log } = this.#options;
-    switch (change.kind) {
-      case "create":
-        await this.#create(transaction, { store, address }, { class: change.class, ttlSeconds: 0 });
-        break;
-      case "begin-epoch": {
-        const { volume, epoch } = change;
-        await transaction
-          .updateTable("volumes")
-          .set({ epoch })
-          .where("volume", "=", volume)
-          .execute();
-        const members = [{ store, address }];
-        await this.orders.add(transaction, store, { kind: "begin-epoch", volume, epoch, members });
-        break;
-      }
-      case "seal":
-        await this.orderSeal(transaction, store, change.volume);
-        break;
-      case "sealed":
-        await transaction
-          .updateTable("volumes")
-          .set({ state: "sealed", sealed_length: change.lengthBytes })
-          .where("volume", "=", change.volume)
-          .execute();
-        break;
-      case "compacted":
-        log.info({ store, ...change }, "a volume was compacted");
-        await transaction
-          .updateTable("volumes")
-          .set({ generation: change.generation })
-          .where("volume", "=", change.volume)
-          .execute();
-        break;
-      case "drop": {
-        const { volume, uuid } = change;
-        log.info({ store, volume, uuid }, "a volume is dropped: all in it has expired");
-        await setState(transaction, volume, "dropping");
-        await this.orders.add(transaction, store, { kind: "drop", volume, uuid });
-        break;
-      }
-      case "adopt":
-        await this.#adopt(transaction, store, change.status);
-        break;
-    }
-  }
-
-  async #create(
-    transaction: Transaction<DirectoryTables>,
-    { store, address }: Member,
-    { class: volumeClass, ttlSeconds }: { class: VolumeClass; ttlSeconds: number },
-  ): Promise<void> {
-    const { random, clock } = this.#options;
-    const volume = await nextNumber(transaction, "volume");
-    const record = {
-      volume,
-      uuid: random.bytes(16).toString("hex"),
-      class: volumeClass,
-      generation: 0,
-      epoch: 1,
-    };
-    const recordMagic = random.bytes(8).toString("hex");
-    await transaction
-      .insertInto("volumes")
-      .values({
-        ...record,
-        record_magic: recordMagic,
-        state: "open",
-        sealed_length: null,
-        store,
-        ttl_seconds: ttlSeconds,
-      })
-      .execute();
-    const createdMs = Math.floor(clock.nowMs());
-    const body = { ...record, recordMagic, members: [{ store, address }], createdMs, ttlSeconds };
-    await this.orders.add(transaction, store, { kind: "create", ...body });
-  }
-
-  async #adopt(
-    transaction: Transaction<DirectoryTables>,
-    store: string,
-    status: VolumeStatus,
-  ): Promise<void> {
-    const { volume, uuid, generation, epoch, lengthBytes, ttlSeconds } = status;
-    this.#options.log.warn(
-      { store, volume, uuid },
-      "a volume that is not on record is adopted, to be read only",
-    );
-    await transaction
-      .insertInto("volumes")
-      .values({
-        volume,
-        uuid,
-        class: status.class,
-        generation,
-        record_magic: "",
-        epoch,
-        state: status.state === "sealed" ? "sealed" : "sealing",
-        sealed_length: status.state === "sealed" ? lengthBytes : null,
-        store,
-        ttl_seconds: ttlSeconds,
-      })
-      .execute();
-    if (status.state === "open") {
-      await this.orders.add(transaction, store, { kind: "seal", volume });
-    }
-    await raiseCounter(transaction, "volume", volume);
-  }
-
-  /** Orders the compaction that is most worth it, unless the store has one to do. */
-  async #compactByItself(
-    transaction: Transaction<DirectoryTables>,
-    { store, volumes }: Heartbeat,
-    records: readonly VolumeRecord[],
-  ): Promise<void> {
+  /**
+   * Orders the compaction that is most worth it, unless the store has one to do. Volumes with several copies
+   * are left alone: until copies agree on what is dead, each would make another file of it.
+   */
+  #compactByItself(draft: Draft, { store, volumes }: Presence): void {
     const { compaction, clock, log } = this.#options;
-    if (compaction === "off" || !volumes.some(({ deadBytes }) => deadBytes > 0)) return;
-    const pending = await this.#pendingOf(transaction, store);
+    if (compaction === "off") return;
+    const dead = [...volumes.values()].filter(({ deadBytes }) => deadBytes > 0);
+    if (dead.length === 0) return;
+    const pending = draft.ordersOf(store);
     if (pending.some(({ kind }) => kind === "compact")) return;
-    const setbacks = this.#setbacksOf(store).filter(({ kind }) => kind === "compact");
-    const busy = new Set([...pending, ...setbacks].filter(isLongOrder).map(({ volume }) => volume));
-    const sealed = new Map(
-      records
-        .filter(({ state, volume }) => state === "sealed" && !busy.has(volume))
-        .map((record) => [record.volume, record]),
-    );
-    const candidates = volumes.filter(({ volume, uuid }) => sealed.get(volume)?.uuid === uuid);
+    const busy = new Set([
+      ...pending.filter(isLongOrder).map(({ volume }) => volume),
+      ...this.#keeper.setbacks.failuresOf(store, "compact"),
+    ]);
+    const candidates = dead.filter(({ volume, uuid }) => {
+      const record = draft.volume(volume);
+      const isAlone = record?.replicas.length === 1 && record.replicas[0]?.store === store;
+      return record?.state === "sealed" && record.uuid === uuid && isAlone && !busy.has(volume);
+    });
     const [step] = planCompaction(
       candidates.map((status) => ({ ...status, store })),
       compaction,
     );
-    const record = step === undefined ? undefined : sealed.get(step.volume);
+    const record = step === undefined ? undefined : draft.volume(step.volume);
     if (record === undefined) return;
     log.info(step, "a volume is compacted");
-    await this.orders.add(transaction, store, {
+    draft.addOrder(store, {
       kind: "compact",
       volume: record.volume,
       generation: record.generation + 1,
@@ -544,55 +545,69 @@ export class Directory {
   }
 
   /** Makes a native volume at a store, unless one is on its way. */
-  #grow(store: string, ttlSeconds: number): void {
-    const { log } = this.#options;
-    const growing = this.change(async (transaction) => {
-      if (this.#setbacksOf(store).some(({ kind }) => kind === "create")) return;
-      const pending = await this.orders.pending(transaction, { store });
-      const isOnItsWay = pending.some(
-        ({ order }) =>
-          order.kind === "create" && order.class === "native" && order.ttlSeconds === ttlSeconds,
-      );
-      const address = this.#presences.get(store)?.heartbeat.address;
-      if (isOnItsWay || address === undefined) return;
-      await this.#create(transaction, { store, address }, { class: "native", ttlSeconds });
+  #growNative(store: string, ttlSeconds: number): void {
+    const growing = this.change((draft) => {
+      const presence = this.#presences.get(store);
+      if (presence === undefined || !this.#keeper.canTake(draft, presence)) return;
+      if (this.#keeper.setbacks.hasFailedAt("create", store)) return;
+      const isOnItsWay = draft.ordersOf(store).some(({ order }) => {
+        if (order.kind !== "create") return false;
+        return order.class === "native" && order.ttlSeconds === ttlSeconds;
+      });
+      if (isOnItsWay) return;
+      const want = { class: "native", placement: onePlacementText } as const;
+      this.#keeper.create(draft, { ...want, members: [store], ttlSeconds });
     });
-    growing.then(
-      () => this.wake(store),
-      (error: unknown) => log.error({ store, err: error }, "a volume can't be ordered"),
-    );
+    growing.catch((error: unknown) => {
+      this.#options.log.error({ store, err: error }, "a volume can't be ordered");
+    });
   }
 
-  async #pendingOf(
-    transaction: Transaction<DirectoryTables>,
-    store: string,
-  ): Promise<OrderRecord[]> {
-    const pending = await this.orders.pending(transaction, { store });
-    return pending.map(({ order }) => ({ ...order, store }));
-  }
-
-  #setbacksOf(store: string): OrderRecord[] {
-    const nowMs = this.#options.clock.monotonicMs();
-    for (const [key, { untilMs }] of this.#setbacks) {
-      if (untilMs <= nowMs) this.#setbacks.delete(key);
+  /** Notices who has fallen silent. */
+  #notice(): void {
+    const ledger = this.#ledger;
+    for (const { store } of this.#presences.notice(this.#options.clock.monotonicMs())) {
+      this.#isGrowthDue = true;
+      for (const volume of ledger?.volumesOf(store) ?? []) {
+        this.#dirty.add(volume);
+        if (ledger !== undefined) this.#map.update(ledger, volume);
+      }
     }
-    return [...this.#setbacks.values()].filter((setback) => setback.store === store);
+    this.#map.announce();
   }
 
-  async #replyTo({ store, run, volumes }: Heartbeat): Promise<HeartbeatReply> {
+  #replyTo({ store, run }: Heartbeat): Omit<HeartbeatReply, "wantsWhole"> {
     const presence = this.#presences.get(store);
-    const pending = await this.orders.pending(this.#options.database, { store });
-    const isRunning = ({ order, kind, volume }: Order) =>
-      presence?.sentOrders.has(order) === true ||
-      volumes.some((status) => status.volume === volume && status.operation?.kind === kind);
+    const ledger = this.#ledger;
     // A process that was succeeded while its reply was held has nothing to carry out any more.
-    const isCurrent = presence?.heartbeat.run === run;
+    if (presence?.run !== run || ledger === undefined) {
+      return { orders: [], boot: this.#boot, reserve: [] };
+    }
+    const isRunning = ({ order, kind, volume }: Order) =>
+      presence.sentOrders.has(order) || presence.volumes.get(volume)?.operation?.kind === kind;
+    const pending = ledger.ordersOf(store);
+    const orders =
+      pending.length === 0
+        ? []
+        : ordersToSend(
+            pending.map(({ order, volume }) => ({
+              order,
+              volumeState: ledger.volumes.get(volume)?.state,
+            })),
+            isRunning,
+          );
+    const wishes = this.#assigner.wishesOf(store);
     return {
-      orders: isCurrent ? ordersToSend(pending, isRunning) : [],
+      orders: orders.map((order) => this.#renewed(ledger, order, store)),
       boot: this.#boot,
-      reserve: isCurrent ? this.#assigner.wishesOf(store) : [],
-      wantsWhole: false,
+      reserve: wishes,
     };
+  }
+
+  #renewed(ledger: Ledger, order: Order, store: string): Order {
+    const record = ledger.volumes.get(order.volume);
+    if (record === undefined) return order;
+    return renewed(order, this.#keeper.viewOf(new Draft(ledger), record), store);
   }
 
   #isNews({ store }: Heartbeat, { orders, reserve }: HeartbeatReply): boolean {
@@ -605,128 +620,49 @@ export class Directory {
 
   #noteSent({ store, run }: Heartbeat, { orders, reserve }: HeartbeatReply): void {
     const presence = this.#presences.get(store);
-    if (presence?.heartbeat.run !== run) return;
+    if (presence?.run !== run) return;
     presence.sentOrders = new Set(orders.map(({ order }) => order));
     presence.sentWishes = new Map(reserve.map(({ volume, count }) => [volume, count]));
   }
 
   /** A wish that was granted is over: the next for the same volume is news again. */
-  #forgetGranted(store: string): void {
+  #forgetGranted({ store, sentWishes }: Presence): void {
     const wished = new Set(this.#assigner.wishesOf(store).map(({ volume }) => volume));
-    const sent = this.#presences.get(store)?.sentWishes;
-    for (const volume of [...(sent?.keys() ?? [])]) {
-      if (!wished.has(volume)) sent?.delete(volume);
+    for (const volume of [...sentWishes.keys()]) {
+      if (!wished.has(volume)) sentWishes.delete(volume);
     }
   }
 
   #newsOf(store: string): Bell {
-    const bell = this.#news.get(store) ?? new Bell();
-    this.#news.set(store, bell);
+    let bell = this.#news.get(store);
+    if (bell === undefined) {
+      bell = new Bell(this.#options.runtime);
+      this.#news.set(store, bell);
+    }
     return bell;
   }
 
-  #stateOf({ seenMs }: Presence): "live" | "suspect" | "lost" {
-    const silentMs = this.#options.clock.monotonicMs() - seenMs;
-    return storeState(silentMs, this.#options);
+  #isServed(store: string, { volume }: VolumeStatus): boolean {
+    const record = this.#ledger?.volumes.get(volume);
+    if (record === undefined) return false;
+    if (this.#presences.get(store)?.refused.has(volume) === true) return false;
+    return membersOf(record).some((replica) => replica.store === store);
   }
 
-  #mapVolumes(): MapVolume[] {
-    const volumes: MapVolume[] = [];
-    for (const presence of this.#presences.values()) {
-      const state = this.#stateOf(presence);
-      const { address, freeBytes } = presence.heartbeat;
-      for (const status of presence.heartbeat.volumes) {
-        if (presence.refused.has(status.volume)) continue;
-        volumes.push({
-          volume: status.volume,
-          class: status.class as VolumeClass,
-          placement: placementText(onePlacement),
-          isWritable: status.isWritable && state === "live",
-          // A silent store keeps its place: it may be back before another answer is known.
-          addresses: [address],
-          memberAddresses: [address],
-          isFull: status.state === "open" && freeBytes === 0,
-          freeBytes,
-        });
-      }
+  #assignable() {
+    this.#notice();
+    const called = [...this.#presences.values()].filter(({ run }) => run !== "");
+    return called.map(({ store, address, freeBytes, state }) => ({
+      ...{ store, address, freeBytes },
+      isLive: state === "live" && this.#ledger?.stores.get(store)?.isDraining !== true,
+    }));
+  }
+
+  /** The id of a store by its id or address. */
+  #find(nameOrAddress: string): string {
+    for (const { store, address } of this.#presences.values()) {
+      if (store === nameOrAddress || address === nameOrAddress) return store;
     }
-    return volumes.sort((left, right) => left.volume - right.volume);
+    return nameOrAddress;
   }
-
-  /** Numbers the map anew when what gateways act on has changed; free space alone is no change. */
-  #refreshMap(): void {
-    const text = JSON.stringify(this.#mapVolumes().map(({ freeBytes: _, ...rest }) => rest));
-    if (text === this.#mapText) return;
-    this.#mapText = text;
-    this.#mapNumber += 1;
-    this.#mapChanges.ring();
-  }
-}
-
-async function isOnRecordElsewhere(
-  transaction: Transaction<DirectoryTables>,
-  { volume, uuid }: { volume: number; uuid: string },
-): Promise<boolean> {
-  const other = await transaction
-    .selectFrom("volumes")
-    .select("store")
-    .where((where) => where.or([where("volume", "=", volume), where("uuid", "=", uuid)]))
-    .executeTakeFirst();
-  return other !== undefined;
-}
-
-async function setState(
-  transaction: Transaction<DirectoryTables>,
-  volume: number,
-  state: VolumeRecord["state"],
-): Promise<void> {
-  await transaction.updateTable("volumes").set({ state }).where("volume", "=", volume).execute();
-}
-
-async function volumesOf(
-  transaction: Transaction<DirectoryTables>,
-  store: string,
-): Promise<VolumeRecord[]> {
-  const rows = await transaction
-    .selectFrom("volumes")
-    .select(["volume", "uuid", "class", "generation", "epoch", "state", "store", "ttl_seconds"])
-    .where("store", "=", store)
-    .execute();
-  return rows.map(
-    ({ ttl_seconds, ...rest }) => ({ ...rest, ttlSeconds: ttl_seconds }) as VolumeRecord,
-  );
-}
-
-/** Volumes of the store that fids can be assigned of. Of an adopted one the secret is not on record. */
-async function nativeVolumesOf(
-  transaction: Transaction<DirectoryTables>,
-  { store, volumes }: Heartbeat,
-  refused: ReadonlySet<number>,
-): Promise<NativeVolume[]> {
-  const rows = await transaction
-    .selectFrom("volumes")
-    .select(["volume", "uuid", "record_magic", "ttl_seconds"])
-    .where("store", "=", store)
-    .where("class", "=", "native")
-    .where("state", "=", "open")
-    .where("record_magic", "!=", "")
-    .execute();
-  return rows.flatMap(({ volume, uuid, record_magic, ttl_seconds }) => {
-    const status = volumes.find((each) => each.volume === volume);
-    if (status?.state !== "open" || status.closedBecause !== undefined) return [];
-    if (refused.has(volume)) return [];
-    return [
-      {
-        volume,
-        uuid: Buffer.from(uuid, "hex"),
-        recordMagic: Buffer.from(record_magic, "hex"),
-        ttlSeconds: ttl_seconds,
-        isWritable: status.isWritable,
-        assignableUntilMs:
-          ttl_seconds === 0
-            ? Number.POSITIVE_INFINITY
-            : status.createdMs + openMsOf(ttl_seconds) - lastAssignMs,
-      },
-    ];
-  });
 }

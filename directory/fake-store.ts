@@ -6,6 +6,7 @@ import type {
   Grant,
   Heartbeat,
   HeartbeatReply,
+  Member,
   Order,
   VolumeStatus,
 } from "./protocol.ts";
@@ -50,6 +51,12 @@ export class FakeStore {
   failures: Map<Order["kind"], string> = new Map();
   /** Whether compactions and the like only begin, and show that they run. */
   isSlow = false;
+  /** Where it stands; a machine of its own if it is not said. */
+  machine: string | undefined;
+  rack = "rack";
+  /** The other stores, by id: copies come from them. */
+  peers: ReadonlyMap<string, FakeStore> = new Map();
+  isUp = true;
   /** Every range that was ever set aside: the end of the last, by volume. */
   readonly #ends = new Map<number, number>();
 
@@ -62,8 +69,8 @@ export class FakeStore {
       store: this.id,
       run: this.run,
       address: this.address,
-      machine: this.id,
-      rack: "rack",
+      machine: this.machine ?? this.id,
+      rack: this.rack,
       dataCentre: "data-centre",
       freeBytes: this.freeBytes,
       totalBytes: 2e12,
@@ -114,9 +121,10 @@ export class FakeStore {
     const { volume } = order;
     if (order.kind === "create") {
       const { class: volumeClass, uuid, generation, epoch, createdMs, ttlSeconds } = order;
+      const members = order.members.map(({ store }) => store);
       this.set(volume, {
-        class: volumeClass,
-        ...{ uuid, generation, epoch, createdMs, ttlSeconds },
+        ...{ class: volumeClass, uuid, generation, epoch, createdMs, ttlSeconds, members },
+        isWritable: members[0] === this.id,
       });
       return true;
     }
@@ -125,17 +133,32 @@ export class FakeStore {
       this.set(volume, { class: "native", state: "sealed", isWritable: false, uuid, createdMs });
       return true;
     }
+    if (order.kind === "copy") return this.#copy(order);
     const status = this.volumes.get(volume);
     if (status === undefined) return true;
     switch (order.kind) {
-      case "begin-epoch":
-        this.set(volume, { epoch: order.epoch, isWritable: true });
+      case "begin-epoch": {
+        const { epoch } = order;
+        // One that is late: this copy was fenced since.
+        if (epoch < status.epoch) break;
+        const members = order.members.map(({ store }) => store);
+        const isWritable = members[0] === this.id;
+        this.set(volume, { epoch, members, isWritable, isServing: true, closedBecause: undefined });
+        break;
+      }
+      case "fence":
+        if (order.epoch <= status.epoch) break;
+        this.set(volume, { epoch: order.epoch, isWritable: false });
         break;
       case "seal":
-        this.set(volume, { state: "sealed", isWritable: false });
+        this.#seal(order, status);
         break;
+      case "rejoin":
+        this.#rejoin(order, status);
+        break;
+      case "delete-copy":
       case "drop":
-        this.volumes.delete(volume);
+        if (status.uuid === order.uuid) this.volumes.delete(volume);
         break;
       case "compact":
       case "verify": {
@@ -157,10 +180,77 @@ export class FakeStore {
   }
 
   restart(run: string): void {
-    this.run = run.repeat(16);
+    this.run = run.repeat(16).slice(0, 16);
     this.done = [];
     this.failed = [];
-    for (const [id, volume] of this.volumes) this.volumes.set(id, { ...volume, isWritable: false });
+    for (const [id, volume] of this.volumes) {
+      // One of several copies does not know what was deleted, or appended, meanwhile.
+      const isServing = volume.members.length < 2;
+      const { closedBecause: _, ...rest } = volume;
+      this.volumes.set(id, { ...rest, isWritable: false, isServing });
+    }
+  }
+
+  /** At the primary, and at those of the others that get it: bytes whose content `digest` stands for. */
+  append(volume: number, digest: string, replicas: readonly FakeStore[], bytes = 1_024): void {
+    for (const store of [this, ...replicas]) {
+      const status = store.volumes.get(volume);
+      if (status === undefined) continue;
+      const lengthBytes = status.lengthBytes + bytes;
+      store.set(volume, { lengthBytes, lastDigest: digest.padStart(16, "0") });
+    }
+  }
+
+  #seal(order: Order & { kind: "seal" }, status: VolumeStatus): void {
+    const { at } = order;
+    const { volume } = order;
+    if (at === undefined) {
+      this.set(volume, { state: "sealed", isWritable: false });
+      return;
+    }
+    this.set(volume, {
+      ...{ state: "sealed", isWritable: false, isServing: true },
+      ...{ lengthBytes: at.lengthBytes, lastDigest: at.lastDigest },
+      epoch: Math.max(status.epoch, at.epoch),
+      members: at.members.map(({ store }) => store),
+    });
+    this.#merge(volume, at.from);
+  }
+
+  #rejoin(order: Order & { kind: "rejoin" }, status: VolumeStatus): void {
+    const { volume, lengthBytes, members } = order;
+    if (status.lengthBytes !== lengthBytes) return;
+    this.#merge(volume, order.from);
+    this.set(volume, { isServing: true, members: members.map(({ store }) => store) });
+  }
+
+  /** As with real stores, it is their business whether the others are there. */
+  #merge(volume: number, from: readonly Member[]): void {
+    const others = from.map(({ store }) => this.#peer(store)?.volumes.get(volume));
+    const all = [this.volumes.get(volume), ...others].filter((status) => status !== undefined);
+    const [most] = all.sort((left, right) => right.deletedCount - left.deletedCount);
+    if (most === undefined) return;
+    const { deletedCount, deletesDigest } = most;
+    this.set(volume, { deletedCount, deletesDigest });
+  }
+
+  #peer(store: string): FakeStore | undefined {
+    const peer = this.peers.get(store);
+    return peer?.isUp === true ? peer : undefined;
+  }
+
+  #copy(order: Order & { kind: "copy" }): boolean {
+    const { volume, uuid, generation, epoch, lengthBytes, members } = order;
+    const source = order.from
+      .map(({ store }) => this.#peer(store)?.volumes.get(volume))
+      .find((status) => status !== undefined && status.lengthBytes === lengthBytes);
+    if (source === undefined || this.isSlow) return false;
+    this.set(volume, {
+      ...source,
+      ...{ uuid, generation, epoch, damagedBytes: 0, isServing: true, isWritable: false },
+      members: members.map(({ store }) => store),
+    });
+    return true;
   }
 
   async beat(directory: Directory, waitMs?: number): Promise<Order[]> {

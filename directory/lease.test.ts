@@ -1,4 +1,4 @@
-import { type Kysely, sql } from "kysely";
+import { type Kysely, sql, type Transaction } from "kysely";
 import { afterAll, afterEach, beforeAll, beforeEach, describe, expect, test } from "vitest";
 import { systemClock } from "../base/clock.ts";
 import { makeLog } from "../base/log.ts";
@@ -7,7 +7,6 @@ import { openPostgres } from "../base/postgres.ts";
 import { lacksPostgres, needsPostgres, PostgresServer } from "../base/postgres-server.ts";
 import { seededRandom } from "../base/random.ts";
 import { pause, systemRuntime } from "../base/runtime.ts";
-import { nextNumber } from "./counters.ts";
 import { Lease, type Term } from "./lease.ts";
 import { type DirectoryTables, directoryMigrations } from "./schema.ts";
 
@@ -243,3 +242,17 @@ describe.skipIf(lacksPostgres)(`A lease ${needsPostgres}`, () => {
     expect(refusedCount).toBeGreaterThan(5);
   });
 });
+
+/** A number that was never given out before. */
+async function nextNumber(
+  transaction: Transaction<DirectoryTables>,
+  name: "volume" | "order",
+): Promise<number> {
+  const { value } = await transaction
+    .updateTable("counters")
+    .set((row) => ({ value: row("value", "+", 1) }))
+    .where("name", "=", name)
+    .returning("value")
+    .executeTakeFirstOrThrow();
+  return value;
+}

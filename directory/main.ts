@@ -105,6 +105,7 @@ async function runAlone(parts: Parts): Promise<RunningRole> {
   );
   await migrate(database, directoryMigrations);
   const { directory, answers } = lead(parts, { database });
+  await directory.load();
   const server = serveAnswers(() => answers, parts.log);
   const address = formatAddress(await listen(server, parts));
   const { ops, opsAddress } = await startOps(parts, {
@@ -114,6 +115,7 @@ async function runAlone(parts: Parts): Promise<RunningRole> {
   return {
     ready: { address, opsAddress },
     async close(graceMs) {
+      directory.close();
       await closeServer(server, Math.min(graceMs, 2_000));
       await closeServer(ops, 100);
       await database.destroy();
@@ -158,8 +160,8 @@ async function runAmongOthers(parts: Parts): Promise<RunningRole> {
   const caller = new Caller(secret);
   const map = new FollowedMap({
     ...{ database, leader, clock, runtime, log },
-    ask: (leaderAddress, after, signal) =>
-      new DirectoryClient(caller, leaderAddress).map(after, followedMapWaitMs, signal),
+    ask: (leaderAddress, after, signal, wants) =>
+      new DirectoryClient(caller, leaderAddress).map(after, followedMapWaitMs, signal, wants),
   });
   const standby = makeStandbyAnswers({ map, secret, verifier, native, leader });
   answers = (request, response) => {
@@ -189,13 +191,15 @@ async function runAmongOthers(parts: Parts): Promise<RunningRole> {
 
 /** What is there while this directory leads: nothing in it is older than that. */
 function lead(
-  { clock, random, log, compaction, secret, verifier, native }: Parts,
+  { clock, random, runtime, log, compaction, secret, verifier, native }: Parts,
   { database, term, address }: { database: Kysely<DirectoryTables>; term?: Term; address?: string },
 ): { directory: Directory; answers: Answers } {
   const directory = new Directory({
-    ...{ database, clock, random, log, compaction },
+    ...{ database, clock, random, runtime, log, compaction },
     ...(term === undefined ? {} : { transact: term.transact }),
   });
+  directory.start();
+  term?.ended.addEventListener("abort", () => directory.close(), { once: true });
   const answers = makeAnswers({
     ...{ directory, secret, verifier, log, native },
     operations: new Operations(directory, { clock, random }),

@@ -19,10 +19,34 @@ export function watchDirectory(leading: () => Directory | undefined, registry: R
     labelNames: ["state"],
     registers: [registry],
     collect() {
-      const stores = leading()?.status().stores ?? [];
+      const counts = leading()?.storeCounts() ?? { live: 0, suspect: 0, lost: 0 };
       for (const state of ["live", "suspect", "lost"] as const) {
-        this.set({ state }, stores.filter((store) => store.state === state).length);
+        this.set({ state }, counts[state]);
       }
+    },
+  });
+  new Gauge({
+    name: "hayloft_directory_short_volumes",
+    help: "Sealed volumes with fewer copies than are wanted.",
+    registers: [registry],
+    collect() {
+      this.set(leading()?.shortfall().volumeCount ?? 0);
+    },
+  });
+  new Gauge({
+    name: "hayloft_directory_repair_bytes",
+    help: "Bytes that are to be copied until all volumes have their copies.",
+    registers: [registry],
+    collect() {
+      this.set(leading()?.shortfall().copyBytes ?? 0);
+    },
+  });
+  new Gauge({
+    name: "hayloft_directory_unavailable_volumes",
+    help: "Volumes of which no store with a copy answers.",
+    registers: [registry],
+    collect() {
+      this.set(leading()?.shortfall().unavailableCount ?? 0);
     },
   });
   new Gauge({

@@ -3,13 +3,12 @@
  * it is answered; the answer does not wait for the end, which `status` tells.
  */
 
-import type { Transaction } from "kysely";
 import type { Clock } from "../base/clock.ts";
 import { Failure } from "../base/failure.ts";
 import type { Random } from "../base/random.ts";
-import { raiseCounter } from "./counters.ts";
 import type { Directory } from "./directory.ts";
-import { isLongOrder, type VolumeState } from "./plan.ts";
+import { type Draft, replicaRecord } from "./ledger.ts";
+import { isLongOrder } from "./plan.ts";
 import { compactionDefaults, planCompaction } from "./plan-compaction.ts";
 import type {
   CompactAllAnswer,
@@ -22,14 +21,7 @@ import type {
   OrdersAnswer,
   VerifyVolumeRequest,
 } from "./protocol.ts";
-import type { DirectoryTables } from "./schema.ts";
-
-interface VolumeRow {
-  volume: number;
-  store: string;
-  generation: number;
-  state: VolumeState;
-}
+import { membersOf, onePlacementText, type VolumeRecord } from "./records.ts";
 
 interface CompactionTerms {
   rateBytes: number;
@@ -49,17 +41,15 @@ export class Operations {
 
   /** Compacts a volume however little is dead in it. One that is open is sealed first. */
   async compact(volume: number, request: CompactVolumeRequest): Promise<OrdersAnswer> {
-    return await this.#order(async (transaction) => {
-      const row = await readVolume(transaction, volume);
-      const pending = await this.#pendingOf(transaction, volume, "compact");
-      if (pending !== undefined) return { stores: [], orders: [pending] };
-      if (this.#isBelow(volume, request.garbageRatioMin)) return { stores: [], orders: [] };
+    return await this.#order((draft) => {
+      const record = readVolume(draft, volume);
+      const pending = pendingOf(draft, volume, "compact");
+      if (pending.length > 0) return pending;
+      requireOneCopy(record);
+      if (this.#isBelow(volume, request.garbageRatioMin)) return [];
       // The compaction is on record from now on, and sent once the seal is: a restart forgets neither.
-      if (row.state === "open") {
-        await this.#directory.orderSeal(transaction, row.store, volume);
-      }
-      const order = await this.#addCompaction(transaction, row, request);
-      return { stores: [row.store], orders: [order] };
+      if (record.state === "open") this.#directory.orderSeal(draft, volume);
+      return [this.#addCompaction(draft, record, request)];
     });
   }
 
@@ -69,123 +59,94 @@ export class Operations {
     { only = () => true }: { only?: (status: { class: string }) => boolean } = {},
   ): Promise<CompactAllAnswer> {
     let steps: CompactionStep[] = [];
-    const { orders } = await this.#order(async (transaction) => {
-      const rows = new Map<number, VolumeRow>();
-      for (const row of await readSealed(transaction)) rows.set(row.volume, row);
-      const pending = await transaction.selectFrom("orders").select(["volume", "kind"]).execute();
-      for (const { volume, kind } of pending) {
-        if (isLongOrder({ kind: kind as OrderKind })) rows.delete(volume);
-      }
-      const volumes = this.#directory
-        .servedVolumes()
-        .filter((status) => rows.has(status.volume) && only(status));
+    const { orders } = await this.#order((draft) => {
+      const volumes = this.#directory.servedVolumes().filter((status) => {
+        const record = draft.volume(status.volume);
+        if (record?.state !== "sealed" || record.replicas.length !== 1 || !only(status))
+          return false;
+        return !draft.ordersFor(status.volume).some(isLongOrder);
+      });
       // Whoever asks for a share of dead bytes means it for nearly empty volumes too.
       const drainLiveRatioMax = Math.min(compactionDefaults.drainLiveRatioMax, 1 - garbageRatioMin);
       steps = planCompaction(volumes, { garbageRatioMin, drainLiveRatioMax }, { byHand: true });
-      const orders: number[] = [];
-      const stores: string[] = [];
-      for (const { volume, store } of dryRun ? [] : steps) {
-        const row = rows.get(volume);
-        if (row === undefined) continue;
-        orders.push(await this.#addCompaction(transaction, row, terms));
-        stores.push(store);
-      }
-      return { stores, orders };
+      return (dryRun ? [] : steps).map(({ volume }) =>
+        this.#addCompaction(draft, readVolume(draft, volume), terms),
+      );
     });
     return { steps, orders };
   }
 
-  /** Reads every byte of a volume and compares it with its checksums. */
+  /** Reads every byte of each copy of a volume and compares it with its checksums. */
   async verify(volume: number, { rateBytes }: VerifyVolumeRequest): Promise<OrdersAnswer> {
-    return await this.#order(async (transaction) => {
-      const { store } = await readVolume(transaction, volume);
-      const pending = await this.#pendingOf(transaction, volume, "verify");
-      if (pending !== undefined) return { stores: [], orders: [pending] };
-      const body = { kind: "verify", volume, rateBytes } as const;
-      const order = await this.#directory.orders.add(transaction, store, body);
-      return { stores: [store], orders: [order] };
+    return await this.#order((draft) => {
+      const members = membersOf(readVolume(draft, volume));
+      const pending = pendingOf(draft, volume, "verify");
+      if (pending.length > 0) return pending;
+      return members.map(({ store }) =>
+        draft.addOrder(store, { kind: "verify", volume, rateBytes }),
+      );
     });
   }
 
   /** Ends the open life of a volume. Nothing is ordered where it is over already. */
   async seal(volume: number): Promise<OrdersAnswer> {
-    return await this.#order(async (transaction) => {
-      const { store, state } = await readVolume(transaction, volume);
-      if (state === "open") {
-        const order = await this.#directory.orderSeal(transaction, store, volume);
-        return { stores: [store], orders: [order] };
-      }
-      const pending = await this.#pendingOf(transaction, volume, "seal");
-      return { stores: [], orders: pending === undefined ? [] : [pending] };
+    return await this.#order((draft) => {
+      const { state } = readVolume(draft, volume);
+      if (state === "open") return this.#directory.orderSeal(draft, volume);
+      return [...pendingOf(draft, volume, "seal"), ...pendingOf(draft, volume, "fence")];
     });
   }
 
   /** Takes over a volume of SeaweedFS from its files on the store's machine, under the id that it had. */
   async import({ volume, dat, idx, store: wanted }: ImportVolumeRequest): Promise<OrdersAnswer> {
-    return await this.#order(async (transaction) => {
+    return await this.#order((draft) => {
       const store = this.#chooseStore(wanted);
-      await this.#requireUnused(transaction, volume);
+      if (draft.volume(volume) !== undefined || this.#directory.isReported(volume)) {
+        throw new Failure("conflict", `Cannot import volume ${volume}: its id was used before`);
+      }
       const uuid = this.#random.bytes(16).toString("hex");
       const recordMagic = this.#random.bytes(8).toString("hex");
       const epoch = 1;
-      await transaction
-        .insertInto("volumes")
-        .values({
-          volume,
-          uuid,
-          class: "native",
-          generation: 0,
-          record_magic: recordMagic,
-          epoch,
-          state: "importing",
-          sealed_length: null,
-          store,
-          ttl_seconds: 0,
-        })
-        .execute();
-      await raiseCounter(transaction, "volume", volume);
+      draft.putVolume({
+        ...{ volume, uuid, class: "native", generation: 0, recordMagic, epoch },
+        ...{ state: "importing", placement: onePlacementText, ttlSeconds: 0, isFinal: true },
+        ...{ sealedLength: null, sealedDigest: null },
+        replicas: [replicaRecord(store, "member")],
+      });
+      draft.raiseVolume(volume);
       const createdMs = Math.floor(this.#clock.nowMs());
-      const order = await this.#directory.orders.add(transaction, store, {
+      const order = draft.addOrder(store, {
         kind: "import",
         ...{ volume, uuid, recordMagic, createdMs, epoch, members: [store], dat, idx },
       });
-      return { stores: [store], orders: [order] };
+      return [order];
     });
   }
 
   /** Where an order stands, or undefined if it is not known (any more). */
   async status(number: number): Promise<OrderStatus | undefined> {
-    const { orders } = this.#directory;
-    return await this.#directory.change(async (transaction) => {
-      const [pending] = await orders.pending(transaction, { order: number });
-      if (pending === undefined) return orders.ended(number);
-      const { order, kind, volume } = pending.order;
-      const operation = this.#reported(volume)?.operation;
+    return await this.#directory.change((draft): OrderStatus | undefined => {
+      const pending = draft.order(number);
+      if (pending === undefined) return this.#directory.orders.ended(number);
+      const { kind, volume, store } = pending;
+      const operation = this.#reported(volume, store)?.operation;
       return {
-        ...{ order, kind, volume, state: "pending" },
+        ...{ order: number, kind, volume, state: "pending" },
         operation: operation?.kind === kind ? operation : undefined,
       };
     });
   }
 
-  /** Runs `work` in a transaction and wakes the stores that have new orders after it. */
-  async #order(
-    work: (transaction: Transaction<DirectoryTables>) => Promise<{
-      stores: string[];
-      orders: number[];
-    }>,
-  ): Promise<OrdersAnswer> {
-    const { stores, orders } = await this.#directory.change(work);
-    for (const store of new Set(stores)) this.#directory.wake(store);
-    return { orders };
+  async #order(work: (draft: Draft) => number[]): Promise<OrdersAnswer> {
+    return { orders: await this.#directory.change(work) };
   }
 
-  async #addCompaction(
-    transaction: Transaction<DirectoryTables>,
-    { volume, store, generation }: VolumeRow,
+  #addCompaction(
+    draft: Draft,
+    { volume, generation, replicas }: VolumeRecord,
     { rateBytes, purge }: CompactionTerms,
-  ): Promise<number> {
-    return await this.#directory.orders.add(transaction, store, {
+  ): number {
+    return draft.addOrder(replicas[0]?.store ?? "", {
       kind: "compact",
       volume,
       generation: generation + 1,
@@ -195,17 +156,10 @@ export class Operations {
     });
   }
 
-  async #pendingOf(
-    transaction: Transaction<DirectoryTables>,
-    volume: number,
-    kind: OrderKind,
-  ): Promise<number | undefined> {
-    const pending = await this.#directory.orders.pending(transaction, { volume });
-    return pending.find(({ order }) => order.kind === kind)?.order.order;
-  }
-
-  #reported(volume: number) {
-    return this.#directory.servedVolumes().find((status) => status.volume === volume);
+  #reported(volume: number, store?: string) {
+    return this.#directory
+      .servedVolumes()
+      .find((status) => status.volume === volume && (store ?? status.store) === status.store);
   }
 
   #isBelow(volume: number, garbageRatioMin: number | undefined): boolean {
@@ -236,42 +190,32 @@ export class Operations {
     }
     return choice.store;
   }
-
-  async #requireUnused(transaction: Transaction<DirectoryTables>, volume: number): Promise<void> {
-    const row = await transaction
-      .selectFrom("volumes")
-      .select("volume")
-      .where("volume", "=", volume)
-      .executeTakeFirst();
-    if (row !== undefined || this.#directory.isReported(volume)) {
-      throw new Failure("conflict", `Cannot import volume ${volume}: its id was used before`);
-    }
-  }
 }
 
-async function readVolume(
-  transaction: Transaction<DirectoryTables>,
-  volume: number,
-): Promise<VolumeRow> {
-  const row = await transaction
-    .selectFrom("volumes")
-    .select(["volume", "store", "generation", "state"])
-    .where("volume", "=", volume)
-    .executeTakeFirst();
-  if (row === undefined || row.state === "dropped" || row.state === "dropping") {
+function pendingOf(draft: Draft, volume: number, kind: OrderKind): number[] {
+  return draft
+    .ordersFor(volume)
+    .filter((order) => order.kind === kind)
+    .map(({ number }) => number);
+}
+
+function readVolume(draft: Draft, volume: number): VolumeRecord {
+  const record = draft.volume(volume);
+  if (record === undefined || record.state === "dropped" || record.state === "dropping") {
     throw new Failure("not-found", `Cannot find volume ${volume}`);
   }
-  if (row.state === "importing") {
-    throw new Failure("conflict", `Cannot use volume ${volume} yet: it is being imported`);
+  if (record.state === "importing" || record.state === "creating") {
+    const what = record.state === "importing" ? "imported" : "made";
+    throw new Failure("conflict", `Cannot use volume ${volume} yet: it is being ${what}`);
   }
-  return row as VolumeRow;
+  return record;
 }
 
-async function readSealed(transaction: Transaction<DirectoryTables>): Promise<VolumeRow[]> {
-  const rows = await transaction
-    .selectFrom("volumes")
-    .select(["volume", "store", "generation", "state"])
-    .where("state", "=", "sealed")
-    .execute();
-  return rows as VolumeRow[];
+/** Until copies agree on what is dead in them, each would make another file of it. */
+function requireOneCopy({ volume, replicas }: VolumeRecord): void {
+  if (replicas.length === 1) return;
+  throw new Failure(
+    "conflict",
+    `Cannot compact volume ${volume}: it has ${replicas.length} copies, and so far only volumes with one are compacted`,
+  );
 }

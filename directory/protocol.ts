@@ -39,6 +39,11 @@ export interface VolumeStatus {
   members: string[];
   /** Why the running store will never again append to it, if so. */
   closedBecause?: string | undefined;
+  /**
+   * Whether that is over under a new epoch: it closed because of a replica, or was fenced, and nothing is
+   * wrong with this copy or its disk.
+   */
+  canReopen?: boolean | undefined;
   /** Of an open volume its valid length; at a primary under its epoch all of that was acknowledged. */
   lengthBytes: number;
   /** Digest of the last batch, 16 hex digits: with the length it tells copies of an open life apart. */
@@ -104,6 +109,8 @@ export interface Heartbeat {
   /** All of them, or, where `isWhole` is false, those that changed since the last heartbeat that was answered. */
   volumes: VolumeStatus[];
   isWhole: boolean;
+  /** Counts the heartbeats of this run: one that was overtaken by a later one brings no news. */
+  beat?: number | undefined;
   /** Volumes that are gone since then; none where `isWhole`. */
   gone: number[];
   /** Ids of volumes that are there and can't be opened. */
@@ -119,8 +126,9 @@ export interface Heartbeat {
 }
 
 /**
- * What a store is to do. The same order may come again: it is carried out once. Those that take long
- * (compact, verify, import) come with every reply until the store says that they are done or failed.
+ * What a store is to do. The same order may come again: it is carried out once. All come with every reply
+ * until the store says that they are done or failed, and those that take long (`isLongOrder` of plan.ts)
+ * run in its background meanwhile. One that comes no more, though it has not ended, is withdrawn.
  */
 export type Order =
   | {
@@ -262,6 +270,15 @@ export interface VolumeMap {
   /** Changes with the content; opaque. */
   version: string;
   volumes: MapVolume[];
+  /** What gateways want and can't be had. */
+  unmet: UnmetWant[];
+}
+
+/** Volumes of a class and placement that can't be made. */
+export interface UnmetWant {
+  /** `wantText` of wants.ts. */
+  want: string;
+  reason: string;
 }
 
 export interface StoreStatus {
@@ -271,13 +288,56 @@ export interface StoreStatus {
   rack: string;
   dataCentre: string;
   state: "live" | "suspect" | "lost";
+  /** Its copies are being moved away. */
+  isDraining: boolean;
   freeBytes: number;
   totalBytes: number;
+  /** Copies that count for their volumes, and their bytes: a store that is drained is empty at 0. */
+  memberCount: number;
+  memberBytes: number;
   volumes: VolumeStatus[];
+}
+
+/** A copy as the directory sees it. */
+export interface ReplicaStatus {
+  store: string;
+  /** What it is for its volume: `ReplicaState` of records.ts. */
+  role: string;
+  /** What it is worth: `CopyCondition` of plan-life.ts; of an open volume whether its store answers. */
+  condition: string;
+}
+
+/** A volume over all its copies. */
+export interface VolumeSummary {
+  volume: number;
+  class: string;
+  state: string;
+  placement: string;
+  epoch: number;
+  generation: number;
+  lengthBytes: number;
+  /** The primary first. */
+  replicas: ReplicaStatus[];
+  /** Copies that are to be made. */
+  missingCount: number;
+}
+
+export interface Shortfall {
+  /** Volumes with fewer copies than are wanted, and the bytes that have to be copied for them. */
+  volumeCount: number;
+  copyBytes: number;
+  /** Those of which no copy can be read now. */
+  unavailableCount: number;
+  /** Those that are short, the most endangered first; not more than a few hundred. */
+  volumes: VolumeSummary[];
 }
 
 export interface DirectoryStatus {
   stores: StoreStatus[];
+  volumes: VolumeSummary[];
+  shortfall: Shortfall;
+  /** What gateways want and can't be had. */
+  unmet: UnmetWant[];
 }
 
 /** Who leads, of several directories or the only one. */
@@ -336,6 +396,7 @@ export const heartbeatSchema: z.ZodType<Heartbeat> = z.object({
   freeBytes: count,
   totalBytes: count,
   isWhole: z.boolean(),
+  beat: count.optional(),
   gone: z.array(volumeId),
   volumes: z.array(
     z.object({
@@ -349,6 +410,7 @@ export const heartbeatSchema: z.ZodType<Heartbeat> = z.object({
       isServing: z.boolean(),
       members: z.array(hex(16)),
       closedBecause: z.string().optional(),
+      canReopen: z.boolean().optional(),
       lengthBytes: count,
       lastDigest: hex(16),
       digest: hex(64).optional(),
@@ -417,6 +479,24 @@ export const compactAllSchema: z.ZodType<CompactAllRequest> = z.object({
   rateBytes,
   purge,
   dryRun: z.boolean().default(false),
+});
+
+export interface MoveVolumeRequest {
+  /** Ids or addresses of the store that has a copy, and of the one that is to have it. */
+  from: string;
+  to: string;
+}
+export const moveVolumeSchema: z.ZodType<MoveVolumeRequest> = z.object({
+  from: z.string().min(1).max(300),
+  to: z.string().min(1).max(300),
+});
+
+export interface DrainStoreRequest {
+  /** Takes it back. */
+  undo: boolean;
+}
+export const drainStoreSchema: z.ZodType<DrainStoreRequest> = z.object({
+  undo: z.boolean().default(false),
 });
 
 export interface VerifyVolumeRequest {

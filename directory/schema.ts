@@ -10,6 +10,11 @@ export interface DirectoryTables {
     /** The run of its process that was last heard of. */
     run: string;
     joined_ms: number;
+    machine: string;
+    rack: string;
+    data_centre: string;
+    /** 0 or 1. */
+    is_draining: number;
   };
   volumes: {
     volume: number;
@@ -18,12 +23,27 @@ export interface DirectoryTables {
     generation: number;
     record_magic: string;
     epoch: number;
-    /** `VolumeState` of plan.ts. A row stays for ever: so does its id. */
+    /** `VolumeState` of records.ts. A row stays for ever: so does its id. */
     state: string;
     sealed_length: number | null;
-    store: string;
+    /** Digest of the last batch before `sealed_length`. */
+    sealed_digest: string | null;
     /** 0 if its needles live for ever. */
     ttl_seconds: number;
+    /** `placementText` of placement.ts. */
+    placement: string;
+    /** 1 if it is not to be reopened. */
+    is_final: number;
+  };
+  replicas: {
+    volume: number;
+    store: string;
+    /** The primary has the lowest. */
+    position: number;
+    /** `ReplicaState` of records.ts. */
+    state: string;
+    /** The run of the store that the volume's epoch was given to; empty once it is sealed. */
+    run: string;
   };
   orders: {
     order_number: number;
@@ -116,6 +136,41 @@ export const directoryMigrations: Record<string, Migration> = {
         .execute();
       await sql`insert into leases (name, number, holder, address, expires_ms)
         values ('leader', 0, '', '', 0)`.execute(database);
+    },
+  },
+  "004-replicas": {
+    async up(database: Kysely<unknown>) {
+      await database.schema
+        .createTable("replicas")
+        .addColumn("volume", "bigint", (column) => column.notNull())
+        .addColumn("store", "varchar(16)", (column) => column.notNull())
+        .addColumn("position", "integer", (column) => column.notNull())
+        .addColumn("state", "varchar(16)", (column) => column.notNull())
+        .addColumn("run", "varchar(16)", (column) => column.notNull())
+        .addPrimaryKeyConstraint("replicas_by_volume", ["volume", "store"])
+        .execute();
+      // Epochs are begun anew: which runs the old ones belong to was not written down.
+      await sql`insert into replicas (volume, store, position, state, run)
+        select volume, store, 0, 'member', '' from volumes where state <> 'dropped'`.execute(
+        database,
+      );
+      await database.schema.dropIndex("volumes_by_store").execute();
+      await database.schema.alterTable("volumes").dropColumn("store").execute();
+      for (const add of [
+        sql`placement varchar(60) not null default 'copies=1 spread=machine'`,
+        sql`is_final integer not null default 0`,
+        sql`sealed_digest varchar(16)`,
+      ]) {
+        await sql`alter table volumes add column ${add}`.execute(database);
+      }
+      for (const name of ["machine", "rack", "data_centre"]) {
+        await sql`alter table stores add column ${sql.ref(name)} varchar(100) not null default ''`.execute(
+          database,
+        );
+      }
+      await sql`alter table stores add column is_draining integer not null default 0`.execute(
+        database,
+      );
     },
   },
 };

@@ -2,8 +2,12 @@
  * The directory's calls. Those between processes, and those of operators, are signed (base/call-signature.ts):
  *
  *   POST /heartbeat               what a store has; answers with its orders
- *   GET  /map?after=V&wait=MS     the volume map, once it is another than version V
+ *   GET  /map?after=V&wait=MS     the volume map, once it is another than version V; `want=` (several times)
+ *                                 names kinds of volumes that the gateway writes to (wants.ts)
  *   GET  /status                  stores and volumes, for people and tools
+ *   GET  /shortfall               volumes that have too few copies
+ *   POST /stores/{id}/drain       moves all copies away; {"undo": true} takes it back. An address will do.
+ *   POST /volumes/{id}/move       moves one copy {from, to}
  *   POST /volumes/{id}/compact    rewrites a volume without what is dead; seals it first if it is open
  *   POST /volumes/{id}/verify     reads every byte of it
  *   POST /volumes/{id}/seal       ends its open life
@@ -30,9 +34,11 @@ import type { Operations } from "./operations.ts";
 import {
   compactAllSchema,
   compactVolumeSchema,
+  drainStoreSchema,
   heartbeatSchema,
   importVolumeSchema,
   type LeaderStatus,
+  moveVolumeSchema,
   verifyVolumeSchema,
 } from "./protocol.ts";
 
@@ -114,9 +120,10 @@ export function makeAnswers(options: DirectoryServerOptions): Answers {
 }
 
 /** How long a poll of the map may be held. */
-export function readMapPoll(url: URL): { after: string; waitMs: number } {
+export function readMapPoll(url: URL): { after: string; waitMs: number; wants: string[] } {
   const waitMs = Math.min(Number(url.searchParams.get("wait") ?? 0) || 0, mapWaitMsMax);
-  return { after: url.searchParams.get("after") ?? "", waitMs };
+  const wants = url.searchParams.getAll("want");
+  return { after: url.searchParams.get("after") ?? "", waitMs, wants };
 }
 
 function makeRoutes({
@@ -140,8 +147,9 @@ function makeRoutes({
     {
       pattern: /^GET \/map$/,
       async answer({ response, url, signal }) {
-        const { after, waitMs } = readMapPoll(url);
-        answerJson(response, 200, await directory.mapAfter(after, waitMs, signal));
+        const { after, waitMs, wants } = readMapPoll(url);
+        const map = await directory.mapAfter(after, waitMs, signal, wants);
+        if (!signal.aborted) answerJson(response, 200, map);
       },
     },
     {
@@ -155,6 +163,28 @@ function makeRoutes({
       async answer({ response }) {
         const status: LeaderStatus = { isLeader: true, leader: address, lease: term?.number };
         answerJson(response, 200, status);
+      },
+    },
+    {
+      pattern: /^GET \/shortfall$/,
+      async answer({ response }) {
+        answerJson(response, 200, directory.shortfall());
+      },
+    },
+    {
+      pattern: /^POST \/stores\/([^/]{1,300})\/drain$/,
+      async answer({ request, response, parts }) {
+        const body = await readRequest(request, drainStoreSchema);
+        await directory.drain(decodeURIComponent(parts[0] ?? ""), body);
+        answerJson(response, 202, {});
+      },
+    },
+    {
+      pattern: /^POST \/volumes\/([0-9]{1,10})\/move$/,
+      async answer({ request, response, parts }) {
+        const body = await readRequest(request, moveVolumeSchema);
+        await directory.move(Number(parts[0]), body);
+        answerJson(response, 202, {});
       },
     },
     {

@@ -48,8 +48,8 @@ export function makeStandbyAnswers(options: StandbyOptions): Answers {
       case "GET /map": {
         const gone = new AbortController();
         response.once("close", () => gone.abort());
-        const { after, waitMs } = readMapPoll(url);
-        answerJson(response, 200, await map.after(after, waitMs, gone.signal));
+        const { after, waitMs, wants } = readMapPoll(url);
+        answerJson(response, 200, await map.after(after, waitMs, gone.signal, wants));
         return;
       }
       case "GET /leader": {

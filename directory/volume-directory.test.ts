@@ -11,16 +11,14 @@ import { DirectoryClient, VolumeDirectory, type WritableVolume } from "./client.
 import type { MapVolume, VolumeMap } from "./protocol.ts";
 import type { MapSource } from "./volume-directory.ts";
 
-type GivenMap = VolumeMap & { unmet?: { want: string; reason: string }[] };
-
 /** A directory's map, held back as the directory does. */
 class HeldMap implements MapSource {
   readonly asked: { after: string; waitMs: number; want: readonly string[] }[] = [];
   isAway = false;
-  #map: GivenMap = { version: "", volumes: [] };
+  #map: VolumeMap = { version: "", volumes: [], unmet: [] };
   #wake = Promise.withResolvers<void>();
 
-  give(map: GivenMap): void {
+  give(map: VolumeMap): void {
     this.#map = map;
     this.#wake.resolve();
     this.#wake = Promise.withResolvers();
@@ -31,7 +29,7 @@ class HeldMap implements MapSource {
     waitMs: number,
     signal: AbortSignal,
     want: readonly string[],
-  ): Promise<GivenMap> {
+  ): Promise<VolumeMap> {
     this.asked.push({ after, waitMs, want });
     while (!this.isAway && this.#map.version === after && waitMs > 0) {
       const aborted = Promise.withResolvers<void>();
@@ -100,7 +98,7 @@ async function settled(): Promise<void> {
 }
 
 async function give(version: string, entries: MapVolume[]): Promise<void> {
-  source.give({ version, volumes: entries });
+  source.give({ version, volumes: entries, unmet: [] });
   await settled();
 }
 
@@ -168,6 +166,7 @@ test("The last map stands while the directory is away, and what a new one does n
   source.give({
     version: "b",
     volumes: [volume(1), volume(2, { isWritable: false, addresses: [], memberAddresses: [] })],
+    unmet: [],
   });
   for (const end of [...pauses]) end();
   await settled();

@@ -29,7 +29,7 @@ export interface MapSource {
     waitMs: number,
     signal: AbortSignal,
     want: readonly string[],
-  ): Promise<VolumeMap & { unmet?: readonly UnmetWant[] }>;
+  ): Promise<VolumeMap>;
 }
 
 export interface VolumeDirectoryOptions {
@@ -208,7 +208,7 @@ export class VolumeDirectory {
         const map = await this.#source.map(this.#version, waitMs, poll.signal, want);
         delayMs = retryMs.first;
         this.#isAway = false;
-        this.#unmet = map.unmet ?? [];
+        this.#unmet = map.unmet;
         if (map.version !== this.#version) {
           this.#version = map.version;
           this.#takeIn(map.volumes);

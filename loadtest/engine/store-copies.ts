@@ -185,7 +185,7 @@ export class TestMap {
   refreshes = 0;
   /** Told before the map is given, when it is asked for at once. */
   onRefresh: () => void = () => undefined;
-  #map: VolumeMap = { version: "0", volumes: [] };
+  #map: VolumeMap = { version: "0", volumes: [], unmet: [] };
   #changed = Promise.withResolvers<void>();
 
   constructor(entries: readonly Partial<MapVolume>[]) {
@@ -231,5 +231,5 @@ function mapOf(version: string, entries: readonly Partial<MapVolume>[]): VolumeM
     const place = { addresses, memberAddresses: addresses, placement };
     return { volume: 3, class: "original", ...rest, ...place, ...entry };
   });
-  return { version, volumes };
+  return { version, volumes, unmet: [] };
 }
