@@ -47,6 +47,12 @@ export class FollowedMap {
     await this.#running;
   }
 
+  /** Goes on from a map that is newer: this directory has led. */
+  replace(map: VolumeMap): void {
+    this.#map = map;
+    this.#changes.ring();
+  }
+
   async current(): Promise<VolumeMap> {
     return this.#map ?? (await mapOnRecord(this.#options.database));
   }
