@@ -202,6 +202,23 @@ test("A gateway has the leader's map from a standby, and the last one when all a
   expect(volumes.chooseWritable("original", new Set(), 0)).toBeDefined();
 });
 
+test("A gateway writes on by the leader's map when the only directory left has just started", async () => {
+  const leader = await serveLeader();
+  const fresh = await serveStandby(() => undefined);
+  const store = new FakeStore("a");
+  await join(new DirectoryClient(caller, leader.address), store);
+  const addresses = `${leader.address},${fresh.address}`;
+  const volumes = new VolumeDirectory(new DirectoryClient(caller, addresses), log);
+  closers.unshift(async () => await volumes.close());
+  volumes.start();
+  const choose = () => volumes.chooseWritable("original", new Set(), 0);
+  await expect.poll(choose).toBeDefined();
+  leader.server.closeAllConnections();
+  await closeServer(leader.server, 0);
+  await expect.poll(() => fresh.requests.length, { timeout: 10_000 }).toBeGreaterThan(1);
+  expect(choose()).toBeDefined();
+});
+
 test("A standby that never heard of a leader tells where volumes are on record, and takes no writes", async () => {
   const store = new FakeStore("a");
   await store.beat(directory);

@@ -117,5 +117,5 @@ async function mapOnRecord(database: Kysely<DirectoryTables>): Promise<VolumeMap
     }),
   );
   const digest = createHash("sha256").update(JSON.stringify(volumes)).digest("hex");
-  return { version: `record.${digest.slice(0, 16)}`, volumes };
+  return { version: `record.${digest.slice(0, 16)}`, volumes, isOnRecord: true };
 }
