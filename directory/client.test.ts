@@ -198,17 +198,7 @@ test("A gateway has the leader's map from a standby, and the last one when all a
   });
   closers.unshift(async () => await volumes.close());
   volumes.start();
-  const choose = (...avoid: number[]) =>
-    volumes.chooseWritable(
-      {
-        class: "original",
-        placement: "copies=1 spread=machine",
-        avoid: new Set(avoid),
-        rankOf: () => 0,
-        queueOf: () => 0,
-      },
-      seededRandom(1),
-    );
+  const choose = (...avoid: number[]) => chooseOriginal(volumes, ...avoid);
   await expect.poll(() => choose()).toBeDefined();
   store.set(1, { isWritable: false, state: "sealed" });
   await join(new DirectoryClient(caller, leader.address), store);
@@ -220,6 +210,23 @@ test("A gateway has the leader's map from a standby, and the last one when all a
   }
   await volumes.change(500);
   expect(volumes.addressesOf(1)).toEqual([store.address]);
+  expect(choose()).toBeDefined();
+});
+
+test("A gateway writes on by the leader's map when the only directory left has just started", async () => {
+  const leader = await serveLeader();
+  const fresh = await serveStandby(() => undefined);
+  const store = new FakeStore("a");
+  await join(new DirectoryClient(caller, leader.address), store);
+  const addresses = `${leader.address},${fresh.address}`;
+  const volumes = new VolumeDirectory({ source: new DirectoryClient(caller, addresses), log });
+  closers.unshift(async () => await volumes.close());
+  volumes.start();
+  const choose = () => chooseOriginal(volumes);
+  await expect.poll(choose).toBeDefined();
+  leader.server.closeAllConnections();
+  await closeServer(leader.server, 0);
+  await expect.poll(() => fresh.requests.length, { timeout: 10_000 }).toBeGreaterThan(1);
   expect(choose()).toBeDefined();
 });
 
@@ -249,3 +256,16 @@ test("A standby does not answer without the cluster's token, nor native calls th
   const assign = await fetch(`http://${standby.address}/dir/assign`);
   expect([assign.status, assign.headers.get("x-hayloft-leader")]).toEqual([503, "h:1"]);
 });
+
+function chooseOriginal(volumes: VolumeDirectory, ...avoid: number[]) {
+  return volumes.chooseWritable(
+    {
+      class: "original",
+      placement: "copies=1 spread=machine",
+      avoid: new Set(avoid),
+      rankOf: () => 0,
+      queueOf: () => 0,
+    },
+    seededRandom(1),
+  );
+}

@@ -57,6 +57,12 @@ export class FollowedMap {
     await this.#running;
   }
 
+  /** Goes on from a map that is newer: this directory has led. */
+  replace(map: VolumeMap): void {
+    this.#map = map;
+    this.#changes.ring();
+  }
+
   async current(): Promise<VolumeMap> {
     return this.#map ?? (await mapOnRecord(this.#options.database));
   }
@@ -141,5 +147,5 @@ async function mapOnRecord(database: Kysely<DirectoryTables>): Promise<VolumeMap
     return [entry];
   });
   const digest = createHash("sha256").update(JSON.stringify(volumes)).digest("hex");
-  return { version: `record.${digest.slice(0, 16)}`, volumes, unmet: [] };
+  return { version: `record.${digest.slice(0, 16)}`, volumes, unmet: [], isOnRecord: true };
 }

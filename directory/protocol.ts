@@ -272,6 +272,8 @@ export interface VolumeMap {
   volumes: MapVolume[];
   /** What gateways want and can't be had. */
   unmet: UnmetWant[];
+  /** From the database alone: where volumes are, but not which take appends. */
+  isOnRecord?: true | undefined;
 }
 
 /** Volumes of a class and placement that can't be made. */

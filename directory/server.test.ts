@@ -347,6 +347,10 @@ test("Every call but the native ones is refused unsigned, and what comes signed 
     ["POST", "/heartbeat"],
     ["GET", "/status"],
     ["GET", "/map"],
+    ["GET", "/leader"],
+    ["GET", "/shortfall"],
+    ["POST", "/stores/a/drain"],
+    ["POST", "/volumes/1/move"],
     ["GET", "/nothing"],
   ];
   const routes = readFileSync(new URL("server.ts", import.meta.url), "utf8");

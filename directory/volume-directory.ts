@@ -211,7 +211,7 @@ export class VolumeDirectory {
         this.#unmet = map.unmet;
         if (map.version !== this.#version) {
           this.#version = map.version;
-          this.#takeIn(map.volumes);
+          this.#takeIn(map);
         }
         if (waitMs === 0) this.#settleHurry();
       } catch (error) {
@@ -242,8 +242,10 @@ export class VolumeDirectory {
     return [...this.#wanted.keys()];
   }
 
-  #takeIn(volumes: MapVolume[]): void {
+  #takeIn({ volumes, isOnRecord }: VolumeMap): void {
     const next = new Map(volumes.map((entry) => [entry.volume, entry]));
+    // What a leader has said is worth more than what a directory finds that has just started.
+    if (isOnRecord === true) for (const [volume, entry] of this.#volumes) next.set(volume, entry);
     // A directory that has just started knows only the stores that have called since. What it does not
     // mention, or knows no store for, stays readable where it was; nothing is written there.
     for (const [volume, known] of this.#volumes) {
