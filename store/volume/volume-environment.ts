@@ -13,6 +13,8 @@ export interface VolumeEnvironment {
   /** The process's own where none is given. */
   runtime?: Runtime | undefined;
   folder: string;
+  /** Whether the volume is only looked at, where no store uses it: then each copy shows what it has. */
+  isOffline?: boolean | undefined;
   /** Why nothing may be appended now (no space), or undefined. Asked before each batch. */
   refusal: () => Failure | undefined;
   /** Told of each batch, so that space is known between two looks at the disk. */
