@@ -33,6 +33,7 @@ import {
 import { NeedleReader } from "./needle-reader.ts";
 import { OffsetIndex } from "./offset-index.ts";
 import { OpenLife, type VolumePart } from "./open-life.ts";
+import type { OrdinalSet } from "./ordinal-set.ts";
 import { ReadBuffers } from "./read-buffers.ts";
 import type { VolumeTail } from "./recovery.ts";
 import type { ReadCopy } from "./replica-writer.ts";
@@ -555,9 +556,9 @@ export class Volume {
     return added;
   }
 
-  /** All ordinals that were deleted. */
-  get deleted(): Iterable<number> {
-    return this.#deletes.deleted;
+  /** What is deleted now. */
+  deleted(): OrdinalSet {
+    return this.#deletes.deleted.copy();
   }
 
   isDeleted(ordinal: number): boolean {
