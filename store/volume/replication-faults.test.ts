@@ -111,6 +111,7 @@ const seal: Step = async (copies, { point }) => {
   );
   for (const copy of copies.all) {
     await attempt(() => copies.sealAt(copy, point, sources[0] ?? copy));
+    await copy.volume.settled(); // its afterwork comes whenever it may
   }
 };
 
@@ -222,7 +223,7 @@ test("Creating, appending and taking batches survive every fault", {
   timeout: 300_000,
 }, async () => {
   const checks = await enumerate({
-    steps: [append(100), append(20, 40_000, 30), remove(1), append(60), append(5)],
+    steps: [append(100), append(20, 40_000, 30), remove(1), append(60)],
   });
   expect(checks).toBeGreaterThan(300);
 });
@@ -230,7 +231,7 @@ test("Creating, appending and taking batches survive every fault", {
 test("Reservations and puts out of order survive every fault", { timeout: 300_000 }, async () => {
   const checks = await enumerate({
     superblock: { class: "native" },
-    steps: [({ primary }) => primary.volume.reserve(4), put(2), put(0), append(10), put(3)],
+    steps: [({ primary }) => primary.volume.reserve(4), put(2), put(0), append(10)],
   });
   expect(checks).toBeGreaterThan(300);
 });
@@ -276,7 +277,6 @@ for (const isLonger of [false, true]) {
         isLonger ? endAtPrimary : endAtLongest,
         seal,
         remove(2),
-        (copies) => copies.at(1).volume.settled(),
       ],
     });
     expect(checks).toBeGreaterThan(100);
