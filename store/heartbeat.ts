@@ -51,7 +51,7 @@ export interface HeartbeatStore {
 
 export interface HeartbeatOptions {
   store: HeartbeatStore;
-  directory: DirectoryClient;
+  directory: Pick<DirectoryClient, "heartbeat">;
   /** Random for this process: 16 hex digits. */
   run: string;
   /** `host:port` under which gateways reach the store. */

@@ -37,6 +37,8 @@ export interface StoreOptions {
   random: Random;
   /** The process's own where none is given. */
   runtime?: Runtime | undefined;
+  /** Keeps other processes out of the folder; the kernel does where none is given. */
+  lock?: ((folder: string) => FolderLock) | undefined;
   /** The other stores; without them no volume can have more than one copy. */
   peers?: Peers | undefined;
   /** A replica that does not answer within this time is lost. */
@@ -73,7 +75,7 @@ export class Store {
   /** Opens a folder, making it if need be, and recovers every volume in it. */
   static async open(options: StoreOptions): Promise<Store> {
     const { files, folder, log, random, clock } = options;
-    const lock = lockFolder(folder, "store");
+    const lock = (options.lock ?? ((each) => lockFolder(each, "store")))(folder);
     try {
       const store = new Store(await readOrMakeId(files, folder, random), options, lock);
       await store.measureSpace();
@@ -298,14 +300,19 @@ export class Store {
   }
 
   async #create(order: Order & { kind: "create" }, existing: Volume | undefined): Promise<void> {
+    const place = this.#placeIn(order);
     if (existing !== undefined) {
-      if (existing.report().uuid === order.uuid) return;
+      const { uuid, epoch } = existing.report();
+      if (uuid === order.uuid) {
+        // What a crash or a failure left between the two steps.
+        if (epoch < order.epoch) await existing.beginEpoch(order.epoch, place);
+        return;
+      }
       throw new Failure(
         "conflict",
         `Cannot create volume ${order.volume}: another volume has that id here`,
       );
     }
-    const place = this.#placeIn(order);
     const volume = await Volume.create(
       this.#environment(),
       {
@@ -321,8 +328,8 @@ export class Store {
       },
       { members: place.members, limitBytes: this.#options.volumeBytes },
     );
-    await volume.beginEpoch(order.epoch, place);
     this.#volumes.set(order.volume, volume);
+    await volume.beginEpoch(order.epoch, place);
     this.#options.log.info({ volume: order.volume, class: order.class }, "volume created");
   }
 

@@ -194,6 +194,8 @@ async function enumerate({ before, superblock = {}, steps }: Scenario): Promise<
           copy.volume.serve();
         }
         await checkSealed(again, promised);
+        for (const { volume } of again.all)
+          expect(await volume.scrub({ rateBytes: 0 })).toEqual([]);
         const isKnown = /^3\.(json|deleted|g0\.(volume|index|aside\.\d+\.\d+))$/;
         for (const { folder } of again.all) {
           for (const name of await disk.list(folder)) expect(name).toMatch(isKnown);
@@ -209,7 +211,6 @@ async function checkSealed(copies: Copies, promised: Promised): Promise<void> {
   copies.expectEqual();
   expect(copies.primary.volume.report().lengthBytes).toBe(promised.point?.lengthBytes);
   for (const { volume } of copies.all) {
-    expect(await volume.scrub({ rateBytes: 0 })).toEqual([]);
     for (const { fid, data } of promised.stored) {
       const read = await readContent(volume, fid);
       if (promised.deleted.has(fid.ordinal)) expect(read, `ghost ${fid.ordinal}`).toBeUndefined();
