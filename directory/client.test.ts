@@ -50,7 +50,12 @@ afterEach(async () => {
 async function serve(answers: Answers): Promise<Place & { server: Server }> {
   const server = serveAnswers(() => answers, log);
   const requests: string[] = [];
-  server.prependListener("request", ({ url }) => requests.push(String(url).split("?")[0] ?? ""));
+  server.prependListener("request", ({ url }, response) => {
+    // The first call to a process is told what to sign, and comes again.
+    response.once("finish", () => {
+      if (response.statusCode !== 403) requests.push(String(url).split("?")[0] ?? "");
+    });
+  });
   const address = formatAddress(await listen(server, { host: "127.0.0.1", port: 0 }));
   closers.push(async () => await closeServer(server, 0));
   return { address, requests, server };

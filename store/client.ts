@@ -15,11 +15,11 @@ import {
   metadataHeader,
   ownerHeader,
 } from "./protocol.ts";
-import type { Durability } from "./volume/volume-writer.ts";
+import type { Durability } from "./volume/batch.ts";
 import type { DamageFacts, RecordFacts, RecordSelection, VolumeFacts } from "./volume-facts.ts";
 
 export { type BlobMetadata, type DeleteReply, durabilityHeader } from "./protocol.ts";
-export type { Durability } from "./volume/volume-writer.ts";
+export type { Durability } from "./volume/batch.ts";
 export type { ExportSummary, ManifestLine } from "./volume-export.ts";
 export type { DamageFacts, RecordFacts, VolumeFacts } from "./volume-facts.ts";
 

@@ -8,12 +8,14 @@
  *
  * Invariants:
  * - Short orders are carried out one after the other, in the order of the reply.
- * - An order that takes long runs in the background, once however often it comes.
+ * - An order that takes long runs in the background, once however often it comes. So does a reservation:
+ *   a replica that does not answer must not make this store look silent as well.
  * - The end of an order is reported until a heartbeat with it was answered.
  */
 
 import { Failure, type FailureKind, messageOf } from "../base/failure.ts";
 import type { Log } from "../base/log.ts";
+import { type Runtime, systemRuntime } from "../base/runtime.ts";
 import {
   type DirectoryClient,
   type Grant,
@@ -31,6 +33,9 @@ const awayMs = 100;
 /** Should a directory not hold its replies, this is what keeps the two from talking without end. */
 const emptyMs = 10;
 
+/** Between two tries of an order that takes long and may go well the next time. */
+const retryMs = 1_000;
+
 /** What of a store this needs. */
 export interface HeartbeatStore {
   readonly id: string;
@@ -47,13 +52,15 @@ export interface HeartbeatStore {
 
 export interface HeartbeatOptions {
   store: HeartbeatStore;
-  directory: DirectoryClient;
+  directory: Pick<DirectoryClient, "heartbeat">;
   /** Random for this process: 16 hex digits. */
   run: string;
   /** `host:port` under which gateways reach the store. */
   address: string;
   /** Where it stands; a machine of its own if it is not said. */
   place?: { machine: string; rack: string; dataCentre: string };
+  /** The process's own where none is given. */
+  runtime?: Runtime | undefined;
   log: Log;
 }
 
@@ -68,12 +75,17 @@ const finalKinds: ReadonlySet<FailureKind> = new Set<FailureKind>([
 
 export class HeartbeatLoop {
   readonly #options: HeartbeatOptions;
+  readonly #runtime: Runtime;
   /** How orders ended: the reason if they failed. Kept until that is reported. */
   readonly #ended = new Map<number, string | undefined>();
   /** Orders that run in the background. */
   readonly #background = new Map<number, Promise<void>>();
   /** The last range of each volume that was granted to the directory that runs now. */
   readonly #grants = new Map<number, Grant>();
+  /** Volumes of which a range is being reserved. */
+  readonly #granting = new Set<number>();
+  /** Those of which a range was, and no answered heartbeat has told of it. */
+  readonly #untold = new Set<number>();
   /** Hangs up a heartbeat whose reply may be held. */
   #held: AbortController | undefined;
   #hasNews = false;
@@ -84,6 +96,7 @@ export class HeartbeatLoop {
 
   constructor(options: HeartbeatOptions) {
     this.#options = options;
+    this.#runtime = options.runtime ?? systemRuntime;
   }
 
   /** Whether the directory answered the last heartbeat. */
@@ -139,6 +152,7 @@ export class HeartbeatLoop {
       if (this.#hasNews || this.#isStopping) held?.abort();
       const volumes = store.reports();
       this.#forgetGrants(volumes);
+      const grants = [...this.#grants.values()];
       const reply = await directory.heartbeat(
         {
           store: store.id,
@@ -154,12 +168,15 @@ export class HeartbeatLoop {
           failed: [...reported].flatMap(([order, reason]) =>
             reason === undefined ? [] : [{ order, reason }],
           ),
-          grants: [...this.#grants.values()],
+          grants,
           waitMs,
         },
         held?.signal,
       );
       for (const order of reported.keys()) this.#ended.delete(order);
+      for (const grant of grants) {
+        if (this.#grants.get(grant.volume) === grant) this.#untold.delete(grant.volume);
+      }
       this.#isAnswered = true;
       return reply;
     } catch (error) {
@@ -179,10 +196,16 @@ export class HeartbeatLoop {
     for (const order of orders) {
       // Sent again before its end could be reported.
       if (this.#ended.has(order.order) || this.#background.has(order.order)) continue;
-      if (isLongOrder(order)) this.#startInBackground(order);
+      if (isLong(order)) this.#startInBackground(order);
       else await this.#carryOut(order);
     }
-    for (const wish of reserve) await this.#grant(wish, boot);
+    for (const wish of reserve) {
+      // A wish that was made before the directory knew of a range is no wish for another.
+      const isUntold = this.#untold.has(wish.volume) && this.#grants.has(wish.volume);
+      if (this.#granting.has(wish.volume) || isUntold) continue;
+      this.#granting.add(wish.volume);
+      void this.#grant(wish, boot).finally(() => this.#granting.delete(wish.volume));
+    }
   }
 
   async #carryOut(order: Order): Promise<void> {
@@ -193,8 +216,7 @@ export class HeartbeatLoop {
     } catch (error) {
       log.error({ err: error }, describeFailure(order, error));
       // Anything else may go well the next time: the directory sends it until it is ended.
-      const isFinal = error instanceof Failure && finalKinds.has(error.kind);
-      if (isFinal) this.#end(order, error.message);
+      if (isFinal(error)) this.#end(order, messageOf(error));
     }
   }
 
@@ -204,7 +226,9 @@ export class HeartbeatLoop {
       () => this.#end(order, undefined),
       (error: unknown) => {
         log.error({ err: error }, describeFailure(order, error));
-        this.#end(order, messageOf(error));
+        // A seal is never given up because somebody else is away: it comes again, a little later.
+        if (isFinal(error) || order.kind !== "seal") this.#end(order, messageOf(error));
+        else this.#runtime.after(retryMs, () => this.#background.delete(order.order));
       },
     );
     this.#background.set(order.order, running);
@@ -223,6 +247,7 @@ export class HeartbeatLoop {
     try {
       const { first, count } = await store.reserve(volume, wish.count);
       this.#grants.set(volume, { volume, first, count, boot });
+      this.#untold.add(volume);
       this.hurry();
     } catch (error) {
       // The directory asks again, unless the volume's report tells it better.
@@ -245,14 +270,23 @@ export class HeartbeatLoop {
     if (this.#isStopping) return Promise.resolve();
     return new Promise((resolve) => {
       const end = () => {
-        clearTimeout(timer);
+        cancel();
         this.#endPause = undefined;
         resolve();
       };
-      const timer = setTimeout(end, ms);
+      const cancel = this.#runtime.after(ms, end);
       this.#endPause = end;
     });
   }
+}
+
+/** A copy that has to be filled first takes long to seal. */
+function isLong(order: Order): boolean {
+  return isLongOrder(order) || (order.kind === "seal" && order.at !== undefined);
+}
+
+function isFinal(error: unknown): boolean {
+  return error instanceof Failure && finalKinds.has(error.kind);
 }
 
 function describeFailure({ order, kind, volume }: Order, error: unknown): string {

@@ -1,5 +1,6 @@
 /** The store's process: recovers its volumes, talks to the directory, serves, stops. */
 
+import { hostname } from "node:os";
 import path from "node:path";
 import { systemClock } from "../base/clock.ts";
 import { ClusterSecret } from "../base/cluster-secret.ts";
@@ -15,6 +16,7 @@ import { DirectoryClient } from "../directory/client.ts";
 import { HeartbeatLoop } from "./heartbeat.ts";
 import { Maintenance } from "./maintenance.ts";
 import { makeStoreMetrics } from "./metrics.ts";
+import { HttpPeers } from "./peers.ts";
 import { makeStoreServer } from "./server.ts";
 import { Store } from "./store.ts";
 
@@ -36,6 +38,12 @@ export interface StoreConfig {
   scrubRateBytes: number;
   scrubIntervalMs: number;
   trashMs: number;
+  /** A replica that does not answer an append within this time is lost. */
+  replicaTimeoutMs: number;
+  /** Where it stands: copies of a volume are spread over these. The machine's own name where it is not said. */
+  machine?: string | undefined;
+  rack: string;
+  dataCentre: string;
   checkpointNeedles?: number | undefined;
   /** Who may make native calls: everybody if nobody but this machine can call, else who shows the token. */
   native?: NativeAccess | undefined;
@@ -48,6 +56,8 @@ export async function runStore(config: StoreConfig): Promise<void> {
     const secret = ClusterSecret.read(config.tokenFile, {
       onProblem: (failure) => log.error(failure.message),
     });
+    const caller = new Caller(secret);
+    let heartbeats: HeartbeatLoop | undefined;
     const store = await Store.open({
       files: diskFiles,
       clock: systemClock,
@@ -57,6 +67,9 @@ export async function runStore(config: StoreConfig): Promise<void> {
       volumeBytes: config.volumeBytes,
       reserveBytes: config.reserveBytes,
       trashMs: config.trashMs,
+      peers: new HttpPeers(caller),
+      replicaTimeoutMs: config.replicaTimeoutMs,
+      onVolumeClosed: () => heartbeats?.hurry(),
       checkpointNeedles: config.checkpointNeedles,
     });
     const maintenance = new Maintenance({
@@ -67,7 +80,6 @@ export async function runStore(config: StoreConfig): Promise<void> {
       scrubRateBytes: config.scrubRateBytes,
     });
     const registry = makeRegistry("store");
-    let heartbeats: HeartbeatLoop | undefined;
     const readiness = () =>
       heartbeats?.isAnswered === true ? undefined : "the directory does not answer";
     const server = makeStoreServer({
@@ -80,12 +92,16 @@ export async function runStore(config: StoreConfig): Promise<void> {
       readiness,
     });
     const address = formatAddress(await listen(server, config));
-    const caller = new Caller(secret);
     heartbeats = new HeartbeatLoop({
       store,
       directory: new DirectoryClient(caller, config.directory),
       run: systemRandom.bytes(8).toString("hex"),
       address: config.advertise ?? address,
+      place: {
+        machine: config.machine ?? hostname(),
+        rack: config.rack,
+        dataCentre: config.dataCentre,
+      },
       log,
     });
     heartbeats.start();

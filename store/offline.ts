@@ -334,6 +334,7 @@ export class OfflineStore {
       clock: this.#clock,
       random: this.#random,
       folder: this.#folder,
+      isOffline: true,
       refusal: () => undefined,
       spend: () => undefined,
       // What is only looked at tells of repairs that are not made.

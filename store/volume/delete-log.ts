@@ -124,6 +124,28 @@ export class DeleteLog {
     });
   }
 
+  /**
+   * Deletes many; returns once all of them are on the disk, and how many were not deleted before. They go
+   * in few writes, each with one sync.
+   */
+  merge(ordinals: Iterable<number>, timeMs: number): Promise<number> {
+    if (this.#failed !== undefined) return Promise.reject(this.#failed);
+    const fresh = new OrdinalSet();
+    for (const ordinal of ordinals) if (!this.deleted.has(ordinal)) fresh.add(ordinal);
+    if (fresh.size === 0) return Promise.resolve(0);
+    return new Promise((resolve, reject) => {
+      let left = fresh.size;
+      let added = 0;
+      const done = (isNew: boolean) => {
+        if (isNew) added += 1;
+        left -= 1;
+        if (left === 0) resolve(added);
+      };
+      for (const ordinal of fresh) this.#pending.push({ ordinal, timeMs, resolve: done, reject });
+      this.#running ??= this.#run();
+    });
+  }
+
   async close(): Promise<void> {
     await this.#running;
     await this.#file.close();

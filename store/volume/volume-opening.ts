@@ -7,7 +7,7 @@
  * - What was acknowledged is in the index afterwards, or the volume is said to be damaged.
  */
 
-import { Failure, systemErrorCode } from "../../base/failure.ts";
+import { Failure, messageOf, systemErrorCode } from "../../base/failure.ts";
 import type { FileHandle, FileSystem } from "../../base/files.ts";
 import { type Checkpoint, readCheckpoint } from "./checkpoint.ts";
 import { DeleteLog } from "./delete-log.ts";
@@ -71,14 +71,16 @@ export async function openVolumeFiles(
     });
     const found = await findNeedles(environment, { file, descriptor, superblock });
     const { recovered, index, keys, end, checkpointed } = found;
-    // Only what was acknowledged can have been deleted: a lost tail shows here if nowhere else.
-    const isShort = deletes.highest >= index.count;
+    // Only what was acknowledged can have been deleted: a lost tail shows here if nowhere else. Of a sealed
+    // volume the length is known, and other copies' deletes may name what was decided to be beyond it.
+    const isShort = descriptor.state === "open" && deletes.highest >= index.count;
     const isDamaged = isShort || found.damage.length > 0;
     if (descriptor.state === "open" && !isDamaged && recovered !== undefined) {
       const sizeBytes = await file.sizeBytes();
       await setAside(environment, { file, descriptor, from: recovered.tail, to: sizeBytes });
       await settleTail(file, recovered, sizeBytes);
     }
+    if (descriptor.state === "sealed") await endAt(environment, file, descriptor);
     return {
       generation: new Generation(superblock, file, index),
       descriptor: { ...descriptor, epoch: Math.max(descriptor.epoch, end.epoch) },
@@ -161,7 +163,23 @@ export async function removeVolume(
   await files.remove(descriptorFile(folder, volume));
 }
 
-interface FoundNeedles {
+/** Cuts off what a seal left beyond the end, when a crash came between; the volume is as good with it. */
+async function endAt(
+  environment: VolumeEnvironment,
+  file: FileHandle,
+  descriptor: Descriptor,
+): Promise<void> {
+  const { volume, sealedLength } = descriptor;
+  if (sealedLength === undefined || (await file.sizeBytes()) <= sealedLength) return;
+  try {
+    await (await cutExcess(environment, { file, descriptor, from: sealedLength })).cut();
+  } catch (error) {
+    const reason = messageOf(error);
+    environment.note?.("what is beyond a volume's end could not be cut off", { volume, reason });
+  }
+}
+
+export interface FoundNeedles {
   index: OffsetIndex | SealedIndex;
   keys: KeyIndex | undefined;
   end: VolumeTail;
@@ -172,7 +190,7 @@ interface FoundNeedles {
 }
 
 /** What lies in the volume: from its checkpoint as far as that reaches, from the volume itself beyond. */
-async function findNeedles(
+export async function findNeedles(
   environment: VolumeEnvironment,
   {
     file,
@@ -190,10 +208,9 @@ async function findNeedles(
     if (!(error instanceof Failure)) throw error;
     note?.("a checkpoint is damaged and made anew", { volume, reason: error.message });
   }
-  const acknowledgedBytes = Math.max(
-    sealedLength ?? descriptor.closedLength ?? 0,
-    checkpoint?.tail ?? 0,
-  );
+  // Where a volume was sealed is what counts: what was decided to be beyond it may have been synced here.
+  const acknowledgedBytes =
+    sealedLength ?? Math.max(descriptor.closedLength ?? 0, checkpoint?.tail ?? 0);
   if (
     checkpoint !== undefined &&
     checkpoint.tail > Math.min(fileBytes, sealedLength ?? fileBytes)
@@ -248,6 +265,25 @@ export async function measureTrash(
     }
   }
   return bytes;
+}
+
+/**
+ * Sets aside what a file has from `from` on, so that nothing is lost by cutting it off; that is left to be
+ * done by `cut`.
+ */
+export async function cutExcess(
+  environment: VolumeEnvironment,
+  { file, descriptor, from }: { file: FileHandle; descriptor: Descriptor; from: number },
+): Promise<{ cut: () => Promise<void> }> {
+  const to = await file.sizeBytes();
+  await setAside(environment, { file, descriptor, from, to });
+  return {
+    async cut() {
+      if (to <= from) return;
+      await file.truncate(from);
+      await file.syncData();
+    },
+  };
 }
 
 /** Keeps what recovery is about to cut off, if it is more than blanks: nobody was told that it was stored. */

@@ -1,20 +1,23 @@
 /**
- * The one writer of an open volume: frames what waits into batches, writes and syncs them.
+ * The one writer of an open volume, at its primary: frames what waits into batches, writes and syncs them,
+ * and has the replicas do the same at the same time.
  *
  * Invariants:
  * - Whoever comes while one sync runs is in the next batch; nobody waits for a timer.
  * - What one call brings is one part of one batch: all of it is stored or nothing, in ordinals that follow
  *   each other.
- * - With durability `disk` an ordinal enters the index only once its bytes are synced: no reader sees what
- *   a crash could undo. With `memory`, a bucket's named choice, it does once they are written, and a sync
- *   follows within `memorySyncMs`.
- * - After a failed write or sync nothing is taken any more: the page cache is no witness.
+ * - With durability `disk` an ordinal enters the index only once its bytes are synced, here and at every
+ *   replica: no reader sees what a crash could undo. With `memory`, a bucket's named choice, it does once
+ *   they are written, and a sync follows.
+ * - After a failed write or sync nothing is taken any more: the page cache is no witness. After a replica
+ *   failed, or did not answer, nothing is taken until another epoch begins: what that batch left on which
+ *   disk is then known, and decided.
  */
 
 import assert from "node:assert/strict";
-import { Failure, systemErrorCode } from "../../base/failure.ts";
+import { Failure, messageOf } from "../../base/failure.ts";
 import type { Fid } from "../../base/fid.ts";
-import { systemRuntime } from "../../base/runtime.ts";
+import { type Batch, type Durability, ordinalsMax, volumeBytesMax } from "./batch.ts";
 import type { Generation } from "./generation.ts";
 import {
   batchDigest,
@@ -24,13 +27,15 @@ import {
   encodeNeedle,
   metadataBytesMax,
   type NeedleSource,
-  unitBytes,
 } from "./needle.ts";
-import type { OffsetIndex } from "./offset-index.ts";
-import type { VolumeTail } from "./recovery.ts";
 import type { VolumeEnvironment } from "./volume-environment.ts";
+import type { AdmittedRecord, VolumeLog } from "./volume-log.ts";
 
-export type Durability = "disk" | "memory";
+/**
+ * Has every replica write a batch, and sync it if it is to be durable on disk; fails, and says which one
+ * has not, unless all have.
+ */
+export type Replicate = (batch: Batch) => Promise<void>;
 
 /** A blob on its way into a volume. */
 export interface Blob {
@@ -69,7 +74,8 @@ interface PendingWrite {
 /** A batch as it goes to the disk. */
 interface FramedBatch {
   buffers: Buffer[];
-  records: { record: PendingRecord; ordinal: number; cookie: number; offset: number }[];
+  records: (AdmittedRecord & { cookie: number })[];
+  epoch: number;
   digest: Buffer;
   /** Bytes of all buffers. */
   length: number;
@@ -88,77 +94,54 @@ const queueBytesMax = 64 * 1_048_576;
 const queueCountMax = 8_192;
 /** Under this, needles are copied into one buffer: cheaper than many small pieces of a writev. */
 const copyBytesMax = 2 * 1_048_576;
-/** How long what was stored with durability `memory` may wait for its sync. */
-const memorySyncMs = 1_000;
-
-/** Where the largest volume ends: offsets are u32 in units of 8 bytes. */
-const volumeBytesMax: number = 0xffff_ffff * unitBytes;
-const ordinalsMax = 0xffff_fff0;
 
 export interface VolumeWriterOptions {
   environment: VolumeEnvironment;
   generation: Generation;
-  index: OffsetIndex;
-  tail: VolumeTail;
+  log: VolumeLog;
   limitBytes: number;
   /** The epoch to write under. */
   epoch: () => number;
   /** Why nothing may be appended now, or undefined. Asked before each batch. */
   refusal: () => Failure | undefined;
-  /** Told of each needle that can be read from now on. */
-  onAppend: (ordinal: number) => void;
-  /** Told after each batch. */
-  onBatch: () => void;
 }
 
 export class VolumeWriter {
   readonly #options: VolumeWriterOptions;
+  readonly #log: VolumeLog;
   readonly #limitBytes: number;
-  readonly index: OffsetIndex;
-  #tail: VolumeTail;
-  /** What the disk surely has: where that ends, and ordinals given out in it. */
-  #synced: { tail: VolumeTail; count: number };
-  #hasFailed = false;
-  #failure: Failure | undefined;
+  #replicate: Replicate | undefined;
+  /** Why nothing is taken until another epoch begins. */
+  #interruption: Failure | undefined;
+  /** Ends the wait for replicas. */
+  #halted = Promise.withResolvers<Failure>();
   #pending: PendingWrite[] = [];
   #pendingBytes = 0;
   #pendingCount = 0;
   #writing: Promise<void> | undefined;
-  #syncing: Promise<void> | undefined;
-  #cancelSync: (() => void) | undefined;
-  /** Syncs and needles since the start: their ratio tells how well batching works. */
-  readonly counts: { syncs: number; appends: number } = { syncs: 0, appends: 0 };
 
   constructor(options: VolumeWriterOptions) {
     this.#options = options;
-    this.index = options.index;
-    this.#tail = options.tail;
-    this.#synced = { tail: options.tail, count: options.index.count };
+    this.#log = options.log;
     this.#limitBytes = Math.min(options.limitBytes, volumeBytesMax);
   }
 
-  get tail(): VolumeTail {
-    return this.#tail;
-  }
-
-  /** Whether all that can be read is on the disk. */
-  get isSynced(): boolean {
-    return this.#synced.tail.tail === this.#tail.tail;
-  }
-
-  /** Whether the disk failed under it. */
-  get hasFailed(): boolean {
-    return this.#hasFailed;
-  }
-
-  /** Why nothing is taken any more, for good. */
+  /** Why nothing is taken any more: for good, or until another epoch begins. */
   get failure(): Failure | undefined {
-    return this.#failure;
+    return this.#log.failure ?? this.#interruption;
   }
 
   /** Bytes that wait to be written. */
   get queueBytes(): number {
     return this.#pendingBytes;
+  }
+
+  /** Goes on under another epoch, with these replicas. Nothing is being written meanwhile. */
+  begin(replicate: Replicate | undefined): void {
+    assert(this.#writing === undefined, "a new epoch begins between two batches");
+    this.#replicate = replicate;
+    this.#interruption = undefined;
+    this.#halted = Promise.withResolvers<Failure>();
   }
 
   /**
@@ -198,32 +181,26 @@ export class VolumeWriter {
     return fid.ordinal;
   }
 
-  /** Returns once the needle at `offset` is on the disk; if it does not get there it can't be read any more. */
-  async sync(offset: number): Promise<void> {
-    const isThere = () => this.isSynced || offset < this.#synced.tail.tail;
-    while (!isThere()) {
-      await this.#syncing;
-      if (!isThere()) await this.#sync();
-    }
-  }
-
   /** Waits until nothing is being written, and all that was is synced. */
   async settle(): Promise<void> {
     await this.#writing;
-    this.#cancelSync?.();
-    this.#cancelSync = undefined;
-    await this.#syncing;
-    // A volume that is full has failed in good order: what it took still gets its sync.
-    if (!this.isSynced) await this.#sync();
+    await this.#log.settle();
   }
 
-  /** Takes nothing more from now on. */
-  end(failure: Failure): void {
-    this.#failure ??= failure;
+  /**
+   * The same where the epoch is over: of the batch in flight only this disk's part is waited for. Replicas
+   * that have not answered by then may have it or not, and it is not acknowledged.
+   */
+  async halt(): Promise<void> {
+    this.#halted.resolve(this.#unavailable("its epoch is over"));
+    await this.settle();
   }
 
   #enqueue(records: PendingRecord[], durability: Durability): Promise<Fid[]> {
-    const bytes = records.reduce((sum, { data }) => sum + data.length, 0);
+    const bytes = records.reduce(
+      (sum, { data, metadata }) => sum + data.length + metadata.length,
+      0,
+    );
     return new Promise((resolve, reject) => {
       this.#pending.push({ records, bytes, durability, resolve, reject });
       this.#pendingBytes += bytes;
@@ -233,7 +210,7 @@ export class VolumeWriter {
   }
 
   #refusal(): Failure | undefined {
-    return this.#failure ?? this.#options.refusal();
+    return this.failure ?? this.#options.refusal();
   }
 
   #overload(blobs: readonly Blob[]): Failure | undefined {
@@ -269,60 +246,83 @@ export class VolumeWriter {
       }
       const batch = this.#takeBatch();
       const framed = this.#frame(batch);
-      const end = this.#tail.tail + framed.length;
+      const end = this.#log.tail.tail + framed.length;
       if (end > this.#limitBytes || framed.nextOrdinal > ordinalsMax) {
         // In good order: what was stored before stays, once it is synced.
-        this.#failure = this.#unavailable("it is full");
-        rejectAll([...batch, ...this.#takeAll()], this.#failure);
+        const full = this.#unavailable("it is full");
+        this.#log.end(full);
+        rejectAll([...batch, ...this.#takeAll()], full);
         break;
       }
       const needsSync = batch.some(({ durability }) => durability === "disk");
-      try {
-        await this.#options.generation.file.write(framed.buffers, this.#tail.tail);
-      } catch (error) {
-        // What was answered before may still reach the disk, which has only refused to take more.
-        this.#failure ??= this.#diskFailure(error);
-        await this.#sync();
-        this.#fail(this.#failure, [...batch, ...this.#takeAll()]);
+      const failure = await this.#store(framed, needsSync);
+      if (failure !== undefined) {
+        rejectAll([...batch, ...this.#takeAll()], failure);
         break;
       }
-      try {
-        if (needsSync) await this.#options.generation.file.syncData();
-      } catch (error) {
-        this.#fail(this.#diskFailure(error), [...batch, ...this.#takeAll()]);
-        break;
-      }
-      // A sync in the background may have failed meanwhile: then this batch's page cache is no witness either.
-      if (this.#failure !== undefined) {
-        rejectAll([...batch, ...this.#takeAll()], this.#failure);
-        break;
-      }
-      this.#acknowledge(batch, framed);
-      if (needsSync) {
-        this.#noteSynced(this.#tail, this.index.count);
-        this.counts.syncs += 1;
-      } else {
-        const { runtime = systemRuntime } = this.#options.environment;
-        this.#cancelSync ??= runtime.after(memorySyncMs, () => this.#startSync());
-      }
-      this.#options.onBatch();
+      this.#acknowledge(batch, framed, needsSync);
     }
     this.#writing = undefined;
   }
 
+  /** Has a batch written by all copies at once; returns why it may not be acknowledged, if so. */
+  async #store(framed: FramedBatch, needsSync: boolean): Promise<Failure | undefined> {
+    const log = this.#log;
+    const replicated = this.#replicate?.(this.#batchOf(framed, needsSync)).then(
+      () => undefined,
+      (error: unknown) => this.#unavailable(messageOf(error)),
+    );
+    try {
+      await log.write(framed.buffers, framed.length, needsSync);
+    } catch (error) {
+      return error as Failure;
+    }
+    if (replicated === undefined) return undefined;
+    // A replica that does not answer must not keep the epoch from ending: this disk's part is done.
+    const failure = await Promise.race([replicated, this.#halted.promise]);
+    if (failure !== undefined) {
+      this.#interruption ??= failure;
+      this.#options.environment.onClosed?.();
+    }
+    const { epoch } = this.#options;
+    const isOver = epoch() !== framed.epoch;
+    return log.failure ?? failure ?? (isOver ? this.#unavailable("its epoch is over") : undefined);
+  }
+
+  #batchOf(framed: FramedBatch, needsSync: boolean): Batch {
+    const { superblock } = this.#options.generation;
+    const { tail, lastDigest } = this.#log.tail;
+    const { buffers, epoch, digest, nextOrdinal, length } = framed;
+    return {
+      uuid: superblock.uuid.toString("hex"),
+      generation: superblock.generation,
+      epoch,
+      offset: tail,
+      previousDigest: lastDigest,
+      digest,
+      nextOrdinal,
+      durability: needsSync ? "disk" : "memory",
+      buffers,
+      lengthBytes: length,
+    };
+  }
+
   #frame(batch: readonly PendingWrite[]): FramedBatch {
-    const { environment, generation, epoch } = this.#options;
+    const { environment, generation } = this.#options;
     const { clock, random } = environment;
-    const { tail, lastDigest } = this.#tail;
+    const { tail, lastDigest } = this.#log.tail;
+    const epoch = this.#options.epoch();
+    const watermark = this.#log.syncedTail;
     const records = batch.flatMap((write) => write.records);
     const timeMs = clock.nowMs();
     const framed: FramedBatch = {
       buffers: [],
       records: [],
+      epoch,
       digest: lastDigest,
       length: 0,
       timeMs,
-      nextOrdinal: this.index.count,
+      nextOrdinal: this.#log.index.count,
     };
     const digests: { headerCrc: number; payloadDigest: Buffer }[] = [];
     for (const [position, record] of records.entries()) {
@@ -333,16 +333,22 @@ export class VolumeWriter {
       const place = {
         offset: tail + framed.length,
         ordinal,
-        epoch: epoch(),
+        epoch,
         batchPosition: position,
         batchCount: records.length,
-        watermark: this.#synced.tail.tail,
+        watermark,
         previousDigest: lastDigest,
       };
       const { superblock, seeds } = generation;
       const needle = encodeNeedle({ ...record, cookie, timeMs }, place, superblock, seeds);
       framed.buffers.push(needle.head, record.data, needle.tail);
-      framed.records.push({ record, ordinal, cookie, offset: place.offset });
+      framed.records.push({
+        ordinal,
+        cookie,
+        offset: place.offset,
+        dataLength: record.data.length,
+        reservedCount: isReservation ? contentLength : 0,
+      });
       framed.length += needle.head.length + record.data.length + needle.tail.length;
       digests.push(needle);
     }
@@ -351,87 +357,26 @@ export class VolumeWriter {
     return framed;
   }
 
-  #acknowledge(batch: readonly PendingWrite[], framed: FramedBatch): void {
-    const { environment, generation, epoch, onAppend } = this.#options;
-    const { volume } = generation.superblock;
-    environment.spend(framed.length);
-    let dataBytes = 0;
-    for (const { record, ordinal, offset } of framed.records) {
-      if (record.isReservation) {
-        this.index.skipTo(ordinal + record.contentLength);
-      } else {
-        this.index.set(ordinal, offset);
-        onAppend(ordinal);
-        this.counts.appends += 1;
-        dataBytes += record.data.length;
-      }
-    }
-    this.#tail = {
-      tail: this.#tail.tail + framed.length,
-      lastDigest: framed.digest,
-      epoch: epoch(),
-      dataBytes: this.#tail.dataBytes + dataBytes,
-      lastTimeMs: framed.timeMs,
-    };
+  #acknowledge(batch: readonly PendingWrite[], framed: FramedBatch, isSynced: boolean): void {
+    const { volume } = this.#options.generation.superblock;
+    const { records, epoch, digest, timeMs, length } = framed;
+    const tail = this.#log.tail.tail + length;
+    this.#log.admit({
+      records,
+      tail: { tail, lastDigest: digest, epoch, lastTimeMs: timeMs },
+      isSynced,
+    });
     let from = 0;
-    for (const { records, resolve } of batch) {
-      const part = framed.records.slice(from, from + records.length);
-      from += records.length;
+    for (const { records: wanted, resolve } of batch) {
+      const part = records.slice(from, from + wanted.length);
+      from += wanted.length;
       resolve(part.map(({ ordinal, cookie }) => ({ volume, ordinal, cookie })));
     }
-  }
-
-  #startSync(): void {
-    this.#cancelSync = undefined;
-    this.#syncing ??= this.#sync().finally(() => {
-      this.#syncing = undefined;
-    });
-  }
-
-  /** Syncs what was written with durability `memory`. */
-  async #sync(): Promise<void> {
-    if (this.isSynced) return;
-    const until = this.#tail;
-    const { count } = this.index;
-    try {
-      await this.#options.generation.file.syncData();
-      this.counts.syncs += 1;
-      this.#noteSynced(until, count);
-    } catch (error) {
-      this.#fail(this.#diskFailure(error), this.#takeAll());
-    }
-  }
-
-  #fail(failure: Failure, writes: readonly PendingWrite[]): void {
-    this.#failure ??= failure;
-    this.#hasFailed = true;
-    if (!this.isSynced) {
-      // What the disk may not have, and now never gets, is neither served nor counted any more.
-      this.index.forgetFrom(this.#synced.tail.tail, this.#synced.count);
-      this.#tail = this.#synced.tail;
-    }
-    rejectAll(writes, failure);
-  }
-
-  #noteSynced(tail: VolumeTail, count: number): void {
-    // Another sync, begun later, may have ended earlier.
-    if (tail.tail > this.#synced.tail.tail) this.#synced = { tail, count };
   }
 
   #unavailable(why: string): Failure {
     const { volume } = this.#options.generation.superblock;
     return new Failure("unavailable", `Cannot append to volume ${volume}: ${why}`);
-  }
-
-  #diskFailure(error: unknown): Failure {
-    const { volume } = this.#options.generation.superblock;
-    const code = systemErrorCode(error);
-    const isFull = code === "ENOSPC" || code === "EDQUOT";
-    return new Failure(
-      isFull ? "full" : "unavailable",
-      `Cannot append to volume ${volume}: ${isFull ? "the disk is full" : "the disk failed"}`,
-      { cause: error },
-    );
   }
 
   #takeBatch(): PendingWrite[] {

@@ -5,14 +5,18 @@
  * - Bytes before `tail` never change. There is one writer at a time (volume-writer.ts); readers take no
  *   lock, and never wait for sealing, checkpoints or compaction.
  * - It takes appends only under an epoch that the directory gave to this run of the process, and never
- *   again after a write or a sync failed.
+ *   again after a write or a sync failed (open-life.ts).
+ * - One of several copies answers no reads before this run of the process was told that it is whole.
+ * - Epochs, fencing and sealing come one after the other, and the descriptor is what decides: what it says
+ *   after a crash holds, and what was not done by then is done when the volume is opened.
  * - The descriptor decides which generation counts: another generation's files are leftovers or trash.
  */
 
 import assert from "node:assert/strict";
-import { Failure, messageOf } from "../../base/failure.ts";
+import { Failure, type FailureKind, messageOf } from "../../base/failure.ts";
 import type { Fid } from "../../base/fid.ts";
 import type { VolumeStatus } from "../../directory/client.ts";
+import type { BatchHead, Durability } from "./batch.ts";
 import { type Checkpoint, encodeCheckpoint } from "./checkpoint.ts";
 import { compactInto } from "./compaction.ts";
 import { DeleteLog } from "./delete-log.ts";
@@ -28,8 +32,11 @@ import {
 } from "./needle.ts";
 import { NeedleReader } from "./needle-reader.ts";
 import { OffsetIndex } from "./offset-index.ts";
+import { OpenLife, type VolumePart } from "./open-life.ts";
+import type { OrdinalSet } from "./ordinal-set.ts";
 import { ReadBuffers } from "./read-buffers.ts";
 import type { VolumeTail } from "./recovery.ts";
+import type { ReadCopy } from "./replica-writer.ts";
 import { type ScrubFinding, type ScrubOptions, scrubVolume } from "./scrub.ts";
 import { SealedIndex } from "./sealed-index.ts";
 import { encodeSuperblock, type Superblock } from "./superblock.ts";
@@ -42,11 +49,30 @@ import {
   refuseToReplace,
   volumeFile,
 } from "./volume-files.ts";
-import { measureTrash, type OpenedFiles, openVolumeFiles, removeVolume } from "./volume-opening.ts";
-import { type Blob, type Durability, type ReservedPlace, VolumeWriter } from "./volume-writer.ts";
+import {
+  cutExcess,
+  findNeedles,
+  measureTrash,
+  type OpenedFiles,
+  openVolumeFiles,
+  removeVolume,
+} from "./volume-opening.ts";
+import type { Blob, ReservedPlace, VolumeWriter } from "./volume-writer.ts";
 import { Warmth } from "./warmth.ts";
 
-export type { Blob, Durability, ReservedPlace } from "./volume-writer.ts";
+export type { BatchHead, Durability } from "./batch.ts";
+export type { VolumePart } from "./open-life.ts";
+export type { Blob, ReservedPlace } from "./volume-writer.ts";
+
+/** Where the open life of a volume with several copies ended. */
+export interface SealedAt {
+  epoch: number;
+  lengthBytes: number;
+  /** Digest of the last batch before it, 16 hex digits. */
+  lastDigest: string;
+  /** Ids of the stores that have a copy, the primary first. */
+  members: string[];
+}
 
 export interface CompactionOrder {
   /** The generation to make: one more than the volume has. */
@@ -66,7 +92,7 @@ export interface CompactionResult {
 
 /** What runs on a volume besides reads and appends: one at a time. */
 export interface Operation {
-  kind: "compact" | "verify" | "import";
+  kind: "compact" | "verify" | "import" | "fill";
   doneBytes: number;
   totalBytes: number;
 }
@@ -91,12 +117,14 @@ export class Volume {
   #generation: Generation;
   #descriptor: Descriptor;
   /** While the volume is open. */
-  #writer: VolumeWriter | undefined;
+  #life: OpenLife | undefined;
   #end: VolumeTail;
   #damagedBytes: number;
   #deadBytes = 0;
-  /** Whether the directory gave the current epoch to this run. */
-  #hasEpoch = false;
+  /** Whether reads are answered: of several copies, only of one that is known to be whole. */
+  #isServing: boolean;
+  /** Epochs, fences and seals, one after the other. */
+  #turns: Promise<unknown> = Promise.resolve();
   #closed: Failure | undefined;
   #operation: Operation | undefined;
   #operating: Promise<unknown> = Promise.resolve();
@@ -127,16 +155,16 @@ export class Volume {
     this.#end = parts.end;
     this.#damagedBytes = parts.damagedBytes;
     this.#checkpointed = parts.checkpointed;
+    this.#isServing = parts.descriptor.members.length <= 1 || environment.isOffline === true;
     const { index } = parts.generation;
     if (parts.descriptor.state === "open" && index instanceof OffsetIndex) {
-      this.#writer = new VolumeWriter({
+      this.#life = new OpenLife({
         environment,
         generation: parts.generation,
         index,
         tail: parts.end,
         limitBytes: parts.limitBytes,
         epoch: () => this.#descriptor.epoch,
-        refusal: () => this.#refusal(),
         onAppend: (ordinal) => this.#warmth.touch(ordinal),
         onBatch: () => this.#considerCheckpoint(),
       });
@@ -214,11 +242,11 @@ export class Volume {
 
   /** Bytes that wait to be written. */
   get queueBytes(): number {
-    return this.#writer?.queueBytes ?? 0;
+    return this.#life?.queueBytes ?? 0;
   }
 
   get counts(): { syncs: number; appends: number } {
-    return this.#writer?.counts ?? this.#lastCounts;
+    return this.#life?.counts ?? this.#lastCounts;
   }
 
   /** Bytes in memory for finding needles: index, deletes and keys. */
@@ -237,10 +265,10 @@ export class Volume {
       generation,
       epoch: this.#descriptor.epoch,
       state: this.#descriptor.state === "open" ? "open" : "sealed",
-      isWritable: this.#writer !== undefined && this.#appendRefusal() === undefined,
-      isServing: true,
+      isWritable: this.#life !== undefined && this.#appendRefusal() === undefined,
+      isServing: this.#isServing,
       members: this.#descriptor.members,
-      closedBecause: this.#writer?.failure?.message ?? this.#closed?.message,
+      closedBecause: this.#closed?.message ?? this.#life?.closedBecause,
       lengthBytes: end.tail,
       lastDigest: end.lastDigest.toString("hex"),
       digest: this.#descriptor.sealedDigest,
@@ -330,43 +358,148 @@ export class Volume {
   }
 
   /**
-   * Obeys a new epoch from now on: waits for the batch in flight, then makes the epoch durable. An epoch
-   * that is not newer than one obeyed before is refused.
+   * Obeys a new epoch from now on: waits for the batch in flight, then makes epoch and members durable. An
+   * epoch that is not newer than one obeyed before is refused. What nobody acknowledged of the epoch before
+   * is set aside.
    */
-  async beginEpoch(epoch: number): Promise<void> {
-    if (this.#hasEpoch && epoch === this.#descriptor.epoch) return; // the same order again
-    if (epoch <= this.#descriptor.epoch) {
-      throw new Failure(
-        "conflict",
-        `Cannot begin epoch ${epoch} of volume ${this.superblock.volume}: it has obeyed epoch ${this.#descriptor.epoch}`,
-      );
+  async beginEpoch(
+    epoch: number,
+    { members, part = { kind: "primary" } }: { members?: string[]; part?: VolumePart } = {},
+  ): Promise<void> {
+    await this.#inTurn(async () => {
+      const { volume, epoch: obeyed } = this.#descriptor;
+      const life = this.#life;
+      if (life?.hasPart === true && epoch === obeyed) return; // the same order again
+      if (epoch <= obeyed) {
+        throw new Failure(
+          "conflict",
+          `Cannot begin epoch ${epoch} of volume ${volume}: it has obeyed epoch ${obeyed}`,
+        );
+      }
+      await life?.halt();
+      if (life?.hasExcess === true && !life.hasFailed) await this.#dropExcess(life);
+      await this.#describe({
+        epoch,
+        closedLength: undefined,
+        ...(members === undefined ? {} : { members }),
+      });
+      if (life === undefined) return;
+      life.begin(part);
+      this.#isServing = true;
+    });
+  }
+
+  /**
+   * Takes nothing more under an older epoch: waits for the batch in flight as far as this disk goes, and
+   * makes the epoch durable. What is reported afterwards is what the directory decides by.
+   */
+  async fence(epoch: number): Promise<void> {
+    await this.#inTurn(async () => {
+      const { volume, epoch: obeyed, state } = this.#descriptor;
+      if (state !== "open") return; // what a sealed volume has is decided
+      if (epoch < obeyed) {
+        throw new Failure(
+          "conflict",
+          `Cannot fence volume ${volume} with epoch ${epoch}: it has obeyed epoch ${obeyed}`,
+        );
+      }
+      await this.#life?.halt();
+      if (epoch > obeyed || !this.#isDescribed) await this.#describe({ epoch });
+    });
+  }
+
+  /** Takes a batch of the primary, as a replica; returns once it is as durable as it says. */
+  async takeBatch(bytes: Buffer, head: BatchHead): Promise<void> {
+    if (this.#life === undefined) {
+      const { volume } = this.superblock;
+      throw new Failure("conflict", `Cannot take a batch of volume ${volume}: it is sealed`);
     }
-    this.#hasEpoch = false;
-    await this.#writer?.settle();
-    await this.#describe({ epoch, closedLength: undefined });
-    this.#hasEpoch = true;
+    await this.#life.take(bytes, head);
   }
 
   /** Ends the open life: at its tail, which is what was acknowledged. `keys` is for sparse keys. */
   async seal(keys?: KeyIndex): Promise<void> {
-    const writer = this.#writer;
-    if (this.#descriptor.state !== "open") return;
-    this.#keys = keys ?? this.#keys;
-    this.#hasEpoch = false;
-    await writer?.settle();
-    const end = this.#tail();
-    this.#end = end; // before anyone sees that it is sealed, and compacts up to there
-    await this.#describe({ state: "sealed", sealedLength: end.tail, closedLength: undefined });
-    if (writer !== undefined) Object.assign(this.#lastCounts, writer.counts);
-    this.#writer = undefined;
-    this.#shrinkLater();
+    await this.#inTurn(async () => {
+      if (this.#descriptor.state !== "open") return;
+      this.#keys = keys ?? this.#keys;
+      await this.#life?.halt();
+      const end = this.#tail();
+      this.#end = end; // before anyone sees that it is sealed, and compacts up to there
+      await this.#describe({ state: "sealed", sealedLength: end.tail, closedLength: undefined });
+      this.#endLife();
+    });
   }
 
-  /** The needle, with its head verified, or undefined if there is none for that ordinal and cookie. */
+  /**
+   * Ends the open life where the directory decided that it ended: what is beyond is set aside. Fails with
+   * `precondition-failed` where this copy is shorter (`fill` comes first), with `corrupt` where it has
+   * another batch there; then nothing has changed. Does not make it answer reads: `serve` does.
+   */
+  async sealAt(at: SealedAt): Promise<void> {
+    await this.#inTurn(async () => await this.#sealAt(at));
+  }
+
+  /**
+   * Takes from another copy what this one is short of, up to where its open life ended. Fails with `corrupt`
+   * if that copy does not go on from this one; what it took until then it keeps.
+   */
+  async fill(
+    { epoch, lengthBytes, lastDigest }: Omit<SealedAt, "members">,
+    read: ReadCopy,
+  ): Promise<void> {
+    await this.#inTurn(async () => {
+      const life = this.#life;
+      const { volume, epoch: obeyed } = this.#descriptor;
+      if (life === undefined || epoch < obeyed) {
+        const why = life === undefined ? "it is sealed" : `it has obeyed epoch ${obeyed}`;
+        throw new Failure("conflict", `Cannot fill volume ${volume}: ${why}`);
+      }
+      await this.#operate("fill", async (operation) => {
+        operation.totalBytes = lengthBytes;
+        await life.halt();
+        if (life.hasExcess) await this.#dropExcess(life);
+        await life.fill({
+          lengthBytes,
+          lastDigest: Buffer.from(lastDigest, "hex"),
+          read: async (offset, length) => {
+            this.#stopping.signal.throwIfAborted();
+            return await read(offset, length);
+          },
+          progress: (doneBytes) => Object.assign(operation, { doneBytes }),
+        });
+      });
+    });
+  }
+
+  /** From now on it answers reads: it is whole, and what others have deleted is merged. */
+  serve(): void {
+    this.#isServing = true;
+  }
+
+  /**
+   * The needle, with its head verified, or undefined if there is none for that ordinal and cookie. Fails with
+   * `unavailable` while it is not known whether this copy is whole.
+   */
   find(
     ordinal: number,
     cookie: number,
     { deletedToo = false }: { deletedToo?: boolean } = {},
+  ): NeedleReader | undefined | Promise<NeedleReader | undefined> {
+    if (!this.#isServing) {
+      throw new Failure(
+        "unavailable",
+        `Cannot read volume ${this.#descriptor.volume} yet: it is not known whether this copy is whole`,
+        { retryAfterSeconds: 1 },
+      );
+    }
+    return this.#find(ordinal, cookie, deletedToo);
+  }
+
+  /** The same, whether or not reads are answered. */
+  #find(
+    ordinal: number,
+    cookie: number,
+    deletedToo: boolean,
   ): NeedleReader | undefined | Promise<NeedleReader | undefined> {
     const generation = this.#generation;
     const offset = generation.index.get(ordinal);
@@ -385,18 +518,47 @@ export class Volume {
     return this.#findAfterReading(wanted);
   }
 
-  /** Deletes a needle for ever. Returns its length before the codec, or undefined if it was not there. */
+  /**
+   * Deletes a needle for ever. Returns its length before the codec, or undefined if it was not there. A copy
+   * that answers no reads yet takes deletes too: they are a set that only grows.
+   */
   async delete(ordinal: number, cookie: number): Promise<number | undefined> {
-    const needle = await this.find(ordinal, cookie);
+    const { volume } = this.#descriptor;
+    if (!this.#isServing && this.#generation.index.get(ordinal) === undefined) {
+      // It may be filled with it later, and must not come back to life then.
+      throw new Failure(
+        "unavailable",
+        `Cannot delete blob ${ordinal} of volume ${volume} yet: this copy may be short of it`,
+        { retryAfterSeconds: 1 },
+      );
+    }
+    const needle = await this.#find(ordinal, cookie, false);
     if (needle === undefined) return undefined;
     const { contentLength, length, offset } = needle.head;
     needle.close();
     // A delete on the disk of a needle that never got there would look like a lost needle.
-    await this.#writer?.sync(offset);
+    await this.#life?.sync(offset);
     if (this.#generation.index.get(ordinal) === undefined) return undefined;
     const isNew = await this.#deletes.add(ordinal, this.#environment.clock.nowMs());
     if (isNew) this.#deadBytes += length;
     return contentLength;
+  }
+
+  /** Takes in what other copies of a sealed volume have deleted; returns how many were new. */
+  async mergeDeletes(ordinals: Iterable<number>): Promise<number> {
+    const { volume, state } = this.#descriptor;
+    if (state !== "sealed") {
+      // It might name needles that this copy does not have, which looks like a loss.
+      throw new Failure("conflict", `Cannot merge deletes of volume ${volume}: it is not sealed`);
+    }
+    const added = await this.#deletes.merge(ordinals, this.#environment.clock.nowMs());
+    if (added > 0) this.#deadBytes = this.#measureDead();
+    return added;
+  }
+
+  /** What is deleted now. */
+  deleted(): OrdinalSet {
+    return this.#deletes.deleted.copy();
   }
 
   isDeleted(ordinal: number): boolean {
@@ -441,7 +603,7 @@ export class Volume {
   /** Reads and verifies every byte; returns what does not verify. */
   async scrub(options: Pick<ScrubOptions, "rateBytes">): Promise<ScrubFinding[]> {
     return await this.#operate("verify", async (operation) => {
-      await this.#writer?.settle().catch(() => undefined);
+      await this.#life?.settle().catch(() => undefined);
       // As it is now: sealed while it is read, it would be given the digest of a shorter volume.
       const wasSealed = this.#descriptor.state === "sealed";
       const found = await this.read((generation, end) =>
@@ -499,14 +661,13 @@ export class Volume {
   async drop(): Promise<void> {
     const { files, folder } = this.#environment;
     this.#stopping.abort(new Failure("not-found", "Cannot go on: the volume was dropped"));
-    this.#hasEpoch = false;
     this.#close(
       new Failure(
         "not-found",
         `Cannot append to volume ${this.#descriptor.volume}: it was dropped`,
       ),
     );
-    await this.#writer?.settle();
+    await this.#life?.halt();
     await this.#describe({ state: "dropped" });
     await this.#stop();
     await removeVolume(files, folder, this.#descriptor.volume);
@@ -519,13 +680,17 @@ export class Volume {
 
   /** Waits for what is being written, and closes the files. */
   async close(): Promise<void> {
-    const isSound = this.#appendRefusal() === undefined && this.#hasEpoch;
+    const life = this.#life;
+    const isSound =
+      life?.hasPart === true &&
+      this.report().closedBecause === undefined &&
+      this.#environment.refusal() === undefined;
     this.#close(
       new Failure("unavailable", "Cannot append: the store is stopping", { retryAfterSeconds: 1 }),
     );
     this.#stopping.abort(new Failure("unavailable", "Cannot go on: the store is stopping"));
-    await this.#writer?.settle();
-    if (isSound && this.#writer?.hasFailed !== true) {
+    await life?.settle();
+    if (isSound && life?.hasFailed !== true) {
       const { tail } = this.#tail();
       const count = this.#generation.index.count - this.#checkpointed.count;
       const bytes = tail - this.#checkpointed.tail;
@@ -539,6 +704,7 @@ export class Volume {
   }
 
   async #stop(): Promise<void> {
+    await this.#turns;
     await this.#operating;
     await this.#background;
     await this.#deletes.close();
@@ -546,11 +712,11 @@ export class Volume {
   }
 
   #tail(): VolumeTail {
-    return this.#writer?.tail ?? this.#end;
+    return this.#life?.tail ?? this.#end;
   }
 
   #open(): VolumeWriter {
-    if (this.#writer !== undefined && this.#closed === undefined) return this.#writer;
+    if (this.#life !== undefined && this.#closed === undefined) return this.#life.writer;
     const { volume } = this.superblock;
     throw (
       this.#closed ?? new Failure("unavailable", `Cannot append to volume ${volume}: it is sealed`)
@@ -559,22 +725,89 @@ export class Volume {
 
   #close(failure: Failure): void {
     this.#closed ??= failure;
-    this.#writer?.end(failure);
+    this.#life?.end(failure);
   }
 
   #appendRefusal(): Failure | undefined {
-    return this.#writer?.failure ?? this.#closed ?? this.#refusal();
+    return this.#closed ?? this.#life?.appendRefusal;
   }
 
-  #refusal(): Failure | undefined {
-    if (!this.#hasEpoch) {
-      return new Failure(
-        "unavailable",
-        `Cannot append to volume ${this.superblock.volume}: it waits for an epoch of its own`,
-        { retryAfterSeconds: 1 },
-      );
+  #inTurn<Result>(work: () => Promise<Result>): Promise<Result> {
+    const turn = this.#turns.then(work);
+    this.#turns = turn.catch(() => undefined);
+    return turn;
+  }
+
+  async #sealAt({ epoch, lengthBytes, lastDigest, members }: SealedAt): Promise<void> {
+    const { volume, state, generation, epoch: obeyed } = this.#descriptor;
+    const refuse = (kind: FailureKind, why: string) =>
+      new Failure(kind, `Cannot seal volume ${volume} at ${lengthBytes}: ${why}`);
+    const isAt = (end: VolumeTail) =>
+      end.tail === lengthBytes && end.lastDigest.toString("hex") === lastDigest;
+    if (state !== "open") {
+      // A generation made since then says no more where the open life ended.
+      if (generation > 0 || isAt(this.#end)) return;
+      throw refuse("conflict", `it is sealed at ${this.#end.tail}, or in another batch`);
     }
-    return this.#environment.refusal();
+    if (epoch < obeyed) throw refuse("conflict", `it has obeyed epoch ${obeyed}`);
+    await this.#life?.halt();
+    const { tail } = this.#tail();
+    if (tail < lengthBytes)
+      throw refuse("precondition-failed", `it has no more than ${tail} bytes`);
+    const shorter = tail > lengthBytes ? await this.#findUpTo(lengthBytes) : undefined;
+    const end = shorter?.end ?? this.#tail();
+    if (!isAt(end)) throw refuse("corrupt", "it has another batch there");
+
+    const { file } = this.#generation;
+    const target = { file, descriptor: this.#descriptor, from: lengthBytes };
+    const excess = await cutExcess(this.#environment, target);
+    this.#end = end;
+    await this.#describe({
+      state: "sealed",
+      sealedLength: lengthBytes,
+      closedLength: undefined,
+      epoch,
+      members,
+    });
+    if (shorter !== undefined) {
+      this.#generation.index = shorter.index;
+      this.#keys = shorter.keys;
+      const damagedBytes = shorter.damage.reduce((sum, { length }) => sum + length, 0);
+      this.#damagedBytes = damagedBytes + this.#deletes.damagedBytes;
+    }
+    this.#endLife();
+    if (shorter !== undefined) this.#deadBytes = this.#measureDead();
+    // The descriptor has decided: what is beyond counts no more, cut off or not.
+    await excess.cut().catch((error: unknown) => {
+      const reason = messageOf(error);
+      this.#environment.note?.("what is beyond a volume's end could not be cut off", {
+        volume,
+        reason,
+      });
+    });
+  }
+
+  /** What lies in the file up to `lengthBytes`, found as it would be in a volume that was sealed there. */
+  async #findUpTo(lengthBytes: number): Promise<Awaited<ReturnType<typeof findNeedles>>> {
+    const { file, superblock } = this.#generation;
+    const descriptor = { ...this.#descriptor, sealedLength: lengthBytes };
+    return await findNeedles(this.#environment, { file, descriptor, superblock });
+  }
+
+  /** Sets aside what is in the file beyond its tail, and was never acknowledged. */
+  async #dropExcess(life: OpenLife): Promise<void> {
+    const { file } = this.#generation;
+    const target = { file, descriptor: this.#descriptor, from: life.tail.tail };
+    const excess = await cutExcess(this.#environment, target);
+    await excess.cut();
+    life.noteCut();
+  }
+
+  /** After the descriptor says that it is sealed. */
+  #endLife(): void {
+    if (this.#life !== undefined) Object.assign(this.#lastCounts, this.#life.counts);
+    this.#life = undefined;
+    this.#shrinkLater();
   }
 
   /** Whether the needle at `place` is `blob`, byte for byte. */
@@ -804,10 +1037,10 @@ export class Volume {
   }
 
   #considerCheckpoint(): void {
-    const writer = this.#writer;
-    if (writer === undefined || this.#isCheckpointing || !writer.isSynced) return;
-    const count = writer.index.count - this.#checkpointed.count;
-    const bytes = writer.tail.tail - this.#checkpointed.tail;
+    const life = this.#life;
+    if (life === undefined || this.#isCheckpointing || !life.isSynced) return;
+    const count = life.index.count - this.#checkpointed.count;
+    const bytes = life.tail.tail - this.#checkpointed.tail;
     const { share } = checkpointAfter;
     const needles = this.#environment.checkpointNeedles ?? checkpointAfter.needles;
     const isDue =
@@ -823,10 +1056,10 @@ export class Volume {
 
   /** Writes a checkpoint of the open volume as it is now, if all of it is synced. */
   async #checkpoint(): Promise<void> {
-    const writer = this.#writer;
-    if (writer === undefined || !writer.isSynced || writer.hasFailed) return;
+    const life = this.#life;
+    if (life === undefined || !life.isSynced || life.hasFailed) return;
     if (this.#damagedBytes > 0) return;
-    await this.#writeCheckpoint(this.#generation, { ...writer.tail, index: writer.index });
+    await this.#writeCheckpoint(this.#generation, { ...life.tail, index: life.index });
   }
 
   /** A failure is noted and no more: the volume itself has all that a checkpoint has. */
