@@ -97,7 +97,6 @@ class Compaction {
       end: sourceEnd,
       identity: source.superblock,
       seeds,
-      isBackground: true,
     });
     this.#seeds = new ChecksumSeeds(superblock);
     this.#limit = new RateLimit(clock, rateBytes, runtime);
