@@ -16,6 +16,7 @@ import { Failure } from "../../base/failure.ts";
 import type { FileHandle } from "../../base/files.ts";
 import { RateLimit } from "../../base/rate-limit.ts";
 import { type Runtime, systemRuntime } from "../../base/runtime.ts";
+import { Turns } from "../../base/turns.ts";
 import type { Generation } from "./generation.ts";
 import { batchDigest, blockBytes, ChecksumSeeds, digestBytes, moveNeedle } from "./needle.ts";
 import { OffsetIndex } from "./offset-index.ts";
@@ -32,7 +33,7 @@ export interface CompactionOptions {
   sourceEnd: number;
   /** Stands in all headers: the last one of the source. */
   epoch: number;
-  /** Empty. Not synced here. */
+  /** Empty. The last of it is not synced here. */
   target: FileHandle;
   /** Of the target. */
   superblock: Superblock;
@@ -62,6 +63,8 @@ const batchCountMax = 128;
 /** What is worked on in one go, and what a record costs besides its bytes. */
 const sliceBytes = 65_536;
 const recordCostBytes = 2_048;
+/** One sync of gigabytes at the end would have every append of the store wait for it. */
+const unsyncedBytesMax = 32 * 1_048_576;
 
 export async function compactInto(options: CompactionOptions): Promise<CompactedVolume> {
   return await new Compaction(options).run();
@@ -73,12 +76,13 @@ class Compaction {
   readonly #seeds: ChecksumSeeds;
   readonly #limit: RateLimit;
   readonly #index = new OffsetIndex();
-  readonly #runtime: Runtime;
+  readonly #turns: Turns;
   /** Gathers the bytes into blocks, which are hashed and written at the same time. */
   readonly #output: VolumeDigest;
   #written = 0;
-  /** Bytes worked on since others last had the processor. */
-  #sinceBytes = 0;
+  #unsyncedBytes = 0;
+  /** Writes and syncs, one after the other. */
+  #writing: Promise<void> = Promise.resolve();
   readonly #end: VolumeTail = {
     tail: superblockBytes,
     lastDigest: Buffer.alloc(digestBytes),
@@ -97,11 +101,10 @@ class Compaction {
       end: sourceEnd,
       identity: source.superblock,
       seeds,
-      isBackground: true,
     });
     this.#seeds = new ChecksumSeeds(superblock);
     this.#limit = new RateLimit(clock, rateBytes, runtime);
-    this.#runtime = runtime;
+    this.#turns = new Turns({ clock, runtime, sliceBytes });
     this.#output = new VolumeDigest({ onBlock: (block) => this.#write(block), runtime });
   }
 
@@ -175,7 +178,7 @@ class Compaction {
       await this.#output.update(moved.head);
       await this.#copyData(record);
       await this.#output.update(moved.tail);
-      await this.#giveWay(length + recordCostBytes);
+      await this.#turns.spend(length + recordCostBytes);
       this.#index.set(ordinal, end.tail);
       end.tail += length;
       end.dataBytes += dataLength;
@@ -198,22 +201,24 @@ class Compaction {
       }
       await this.#output.update(data);
       start += data.length;
-      if (start < dataLength) await this.#giveWay(data.length);
+      if (start < dataLength) await this.#turns.spend(data.length);
     }
   }
 
-  async #write(block: Buffer): Promise<void> {
+  #write(block: Buffer): Promise<void> {
     const offset = this.#written;
     this.#written += block.length;
-    await this.#options.target.write([block], offset);
+    this.#writing = this.#writing.then(() => this.#writeAt(block, offset));
+    return this.#writing;
   }
 
-  /** Lets others have the processor now and then: a batch in one go would be felt. */
-  async #giveWay(bytes: number): Promise<void> {
-    this.#sinceBytes += bytes;
-    if (this.#sinceBytes < sliceBytes) return;
-    this.#sinceBytes = 0;
-    await this.#runtime.giveWay();
+  async #writeAt(block: Buffer, offset: number): Promise<void> {
+    const { target } = this.#options;
+    await target.write([block], offset);
+    this.#unsyncedBytes += block.length;
+    if (this.#unsyncedBytes < unsyncedBytesMax) return;
+    this.#unsyncedBytes = 0;
+    await target.syncData();
   }
 
   async #finish(): Promise<CompactedVolume> {

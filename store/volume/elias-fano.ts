@@ -520,4 +520,4 @@ export class Pace {
 }
 
 /** What a request may be late by. */
-const sliceMs = 10;
+const sliceMs = 2;

@@ -30,8 +30,8 @@ export interface FoundRecord {
   payloadDigest: Buffer;
 }
 
-const pieceBytes = 16 * blockBytes;
-const backgroundWindowBytes = 1_048_576;
+/** What is verified in one go. */
+const pieceBytes = 4 * blockBytes;
 const dataProblem = "a checksum of its data does not match";
 
 export class Records {
@@ -46,16 +46,13 @@ export class Records {
     end,
     identity,
     seeds,
-    isBackground = false,
   }: {
     file: FileHandle;
     end: number;
     identity: VolumeIdentity;
     seeds: ChecksumSeeds;
-    /** Whether others want the processor meanwhile: then it is taken for shorter. */
-    isBackground?: boolean;
   }) {
-    this.#window = new Window(file, end, isBackground ? backgroundWindowBytes : undefined);
+    this.#window = new Window(file, end);
     this.#identity = identity;
     this.#seeds = seeds;
     this.end = end;
@@ -76,12 +73,11 @@ export class Records {
     const start = await this.#window.at(offset, headerBytes);
     const seeming = peekHead(start, offset, this.#identity);
     if (seeming === undefined || offset + seeming.length > this.#window.end) return undefined;
-    const headBytes = await this.#window.at(offset, seeming.headLength);
+    const headBytes = Buffer.from(await this.#window.at(offset, seeming.headLength));
     const head = decodeHead(headBytes, offset, this.#identity, this.#seeds);
     if (head === undefined) return undefined;
     const footer = await this.#window.at(head.dataOffset + head.dataLength, footerBytes);
-    const payloadDigest = decodeFooter(footer, head);
-    return payloadDigest === undefined ? undefined : { head, headBytes, payloadDigest };
+    return foundRecord(head, headBytes, footer);
   }
 
   /** The same where no read is needed for it, or `elsewhere`. */
@@ -90,16 +86,15 @@ export class Records {
     if (start === undefined) return "elsewhere";
     const seeming = peekHead(start, offset, this.#identity);
     if (seeming === undefined || offset + seeming.length > this.#window.end) return undefined;
-    const headBytes = this.#window.here(offset, seeming.headLength);
+    const window = this.#window.here(offset, seeming.headLength);
     const footer = this.#window.here(seeming.dataOffset + seeming.dataLength, footerBytes);
-    if (headBytes === undefined || footer === undefined) return "elsewhere";
+    if (window === undefined || footer === undefined) return "elsewhere";
+    const headBytes = Buffer.from(window);
     const head = decodeHead(headBytes, offset, this.#identity, this.#seeds);
-    if (head === undefined) return undefined;
-    const payloadDigest = decodeFooter(footer, head);
-    return payloadDigest === undefined ? undefined : { head, headBytes, payloadDigest };
+    return head === undefined ? undefined : foundRecord(head, headBytes, footer);
   }
 
-  /** The data of a record from block `firstBlock` on, up to a quarter of a MiB of it, as stored and not verified. */
+  /** The data of a record from block `firstBlock` on, up to 64 KiB of it, as stored and not verified. */
   data({ head }: FoundRecord, firstBlock: number): Buffer | Promise<Buffer> {
     const start = firstBlock * blockBytes;
     const length = Math.min(pieceBytes, head.dataLength - start);
@@ -151,4 +146,11 @@ export class Records {
       }
     }
   }
+}
+
+/** The record that `footer` closes, with bytes of its own: the window goes on, and records are kept. */
+function foundRecord(head: NeedleHead, headBytes: Buffer, footer: Buffer): FoundRecord | undefined {
+  const payloadDigest = decodeFooter(footer, head);
+  if (payloadDigest === undefined) return undefined;
+  return { head, headBytes, payloadDigest: Buffer.from(payloadDigest) };
 }

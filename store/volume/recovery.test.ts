@@ -15,9 +15,9 @@ import {
 } from "./simulated-volume.ts";
 import { superblockBytes } from "./superblock.ts";
 import { callCountMax } from "./volume-writer.ts";
+import { windowBytes } from "./window.ts";
 
 const volumeName = `${simulatedFolder}/3.g0.volume`;
-const windowBytes = 4 * 1_048_576;
 
 test("A volume cut short right behind the edge of a window is damaged, and opens", async () => {
   const files = new SimulatedFiles();
@@ -198,8 +198,8 @@ test("A record is found wherever the edge of a window cuts it, whole or with dam
   for (let back = 0; back <= 160; back += 8) {
     const files = new SimulatedFiles({ blockBytes: 4_096 });
     const volume = await createOn(environmentOn(files));
-    // The second record begins `back` bytes before the edge: the first has 1,024 bytes of block table.
-    const first = await volume.append(blobOf(large.subarray(0, windowBytes - back - 1_122)));
+    // The second record begins `back` bytes before the edge: the first has 128 bytes of block table.
+    const first = await volume.append(blobOf(large.subarray(0, windowBytes - back - 226)));
     expect(superblockBytes + windowBytes - volume.report().lengthBytes).toBe(back);
     const second = await volume.append(blobOf(Buffer.from(`second ${back}`)));
     const third = await volume.append(blobOf(Buffer.from(`third ${back}`)));

@@ -71,6 +71,13 @@ export async function recoverVolume(options: RecoveryOptions): Promise<Recovered
 
 const progressBytes = 256 * 1_048_576;
 
+/** What was read of a batch so far. */
+interface PartialBatch {
+  records: FoundRecord[];
+  end: number;
+  nextOrdinal: number;
+}
+
 class Recovery {
   readonly #options: RecoveryOptions;
   readonly #records: Records;
@@ -151,35 +158,38 @@ class Recovery {
 
   /** The whole batch at `offset`, if it goes on from what was found so far. */
   #batchAt(offset: number): FoundRecord[] | undefined | Promise<FoundRecord[] | undefined> {
-    const batch: FoundRecord[] = [];
-    let nextOrdinal = this.#found.index.count;
-    let at = offset;
+    const batch: PartialBatch = {
+      records: [],
+      end: offset,
+      nextOrdinal: this.#found.index.count,
+    };
     for (;;) {
-      const record = this.#records.here(at);
-      // Most batches lie in the window whole; the others are read from the start, waiting.
-      if (record === "elsewhere") return this.#batchAfterReading(offset);
-      const next = this.#nextOrdinal(record, batch, nextOrdinal);
-      if (record === undefined || next === undefined) return undefined;
-      nextOrdinal = next;
-      batch.push(record);
-      at += record.head.length;
-      if (batch.length === record.head.batchCount) return batch;
+      const record = this.#records.here(batch.end);
+      // Most small batches lie in the window whole; for the others it has to move on.
+      if (record === "elsewhere") return this.#batchAfterReading(batch);
+      const isOver = this.#extend(batch, record);
+      if (isOver !== undefined) return isOver ? batch.records : undefined;
     }
   }
 
-  async #batchAfterReading(offset: number): Promise<FoundRecord[] | undefined> {
-    const batch: FoundRecord[] = [];
-    let nextOrdinal = this.#found.index.count;
-    let at = offset;
+  async #batchAfterReading(batch: PartialBatch): Promise<FoundRecord[] | undefined> {
     for (;;) {
-      const record = await this.#records.at(at);
-      const next = this.#nextOrdinal(record, batch, nextOrdinal);
-      if (record === undefined || next === undefined) return undefined;
-      nextOrdinal = next;
-      batch.push(record);
-      at += record.head.length;
-      if (batch.length === record.head.batchCount) return batch;
+      const reading = this.#records.at(batch.end);
+      const isOver = this.#extend(batch, reading instanceof Promise ? await reading : reading);
+      if (isOver !== undefined) return isOver ? batch.records : undefined;
     }
+  }
+
+  /** Adds what comes next; true if the batch is whole then, false if this does not belong there. */
+  #extend(batch: PartialBatch, record: FoundRecord | undefined): boolean | undefined {
+    const { records } = batch;
+    const next = this.#nextOrdinal(record, records, batch.nextOrdinal);
+    if (record === undefined || next === undefined) return false;
+    const { length, batchCount } = record.head;
+    records.push(record);
+    batch.nextOrdinal = next;
+    batch.end += length;
+    return records.length === batchCount ? true : undefined;
   }
 
   /** The ordinal after `record`'s if it may come next in its batch; undefined if it does not belong there. */

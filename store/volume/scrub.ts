@@ -140,7 +140,6 @@ export async function* scan(
     end: there,
     identity: superblock,
     seeds,
-    isBackground: true,
   });
   try {
     let at = superblockBytes;
