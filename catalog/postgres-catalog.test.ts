@@ -337,6 +337,16 @@ describe.skipIf(lacksPostgres)(`Gateways on one PostgreSQL ${needsPostgres}`, ()
     await watchful.close();
   });
 
+  test("A gateway that starts while PostgreSQL is away waits for it", async () => {
+    await server.kill();
+    const opening = place.open(3, { clock: systemClock });
+    await sleep(700);
+    await server.restart();
+    const opened = await opening;
+    expect(opened.session).toBe(3);
+    await opened.close();
+  });
+
   test("A gateway that hangs within a change keeps others from its key for seconds, not for ever", async () => {
     await here.createBucket("photos");
     await here.putVersion(version("k"));
