@@ -15,6 +15,9 @@ interface Tables {
 }
 
 const log = makeLog("test", "silent");
+
+/** To make and end a server takes a while on a busy machine. */
+const hookMsMax = 120_000;
 const seams = { clock: systemClock, random: seededRandom(1), runtime: systemRuntime };
 
 const migrations: Record<string, Migration> = {
@@ -45,11 +48,11 @@ describe.skipIf(lacksPostgres)(`PostgreSQL ${needsPostgres}`, () => {
 
   beforeAll(async () => {
     server = await PostgresServer.start({ settings: { deadlock_timeout: "20ms" } });
-  });
+  }, hookMsMax);
 
   afterAll(async () => {
     await server.destroy();
-  });
+  }, hookMsMax);
 
   beforeEach(async () => {
     if (!server.isRunning) await server.restart();

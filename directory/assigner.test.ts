@@ -1,19 +1,15 @@
-import { mkdtempSync, rmSync } from "node:fs";
-import { tmpdir } from "node:os";
-import path from "node:path";
 import fc from "fast-check";
 import type { Kysely } from "kysely";
 import { afterEach, beforeEach, expect, test } from "vitest";
 import { parseFid } from "../base/fid.ts";
 import { makeLog } from "../base/log.ts";
-import { migrate } from "../base/migrate.ts";
 import { seededRandom } from "../base/random.ts";
 import { reservedCookie } from "../base/reserved-cookie.ts";
-import { kyselyOn, openSqlite } from "../base/sqlite.ts";
 import { Assigner, type NativeVolume } from "./assigner.ts";
 import { Directory } from "./directory.ts";
 import { FakeStore } from "./fake-store.ts";
-import { type DirectoryTables, directoryMigrations } from "./schema.ts";
+import type { DirectoryTables } from "./schema.ts";
+import { makeTestDatabase, type TestDatabase } from "./test-database.ts";
 
 const uuid = Buffer.alloc(16, 7);
 const recordMagic = Buffer.alloc(8, 9);
@@ -167,18 +163,16 @@ test("A store that is silent, or full, is passed over", async () => {
   }
 });
 
-let folder: string;
+let made: TestDatabase;
 let database: Kysely<DirectoryTables>;
 
 beforeEach(async () => {
-  folder = mkdtempSync(path.join(tmpdir(), "hayloft-assigner-"));
-  database = kyselyOn<DirectoryTables>(openSqlite(path.join(folder, "directory.sqlite"), "write"));
-  await migrate(database, directoryMigrations);
+  made = await makeTestDatabase();
+  database = made.database;
 });
 
 afterEach(async () => {
-  await database.destroy();
-  rmSync(folder, { recursive: true, force: true });
+  await made.destroy();
 });
 
 type Step =

@@ -231,7 +231,7 @@ export class VolumeDirectory {
         delayMs = retryMs.first;
         if (map.version === this.#version) continue;
         this.#version = map.version;
-        this.#takeIn(map.volumes);
+        this.#takeIn(map);
       } catch (error) {
         if (this.#stopping.signal.aborted) return;
         this.#log.warn(
@@ -244,8 +244,10 @@ export class VolumeDirectory {
     }
   }
 
-  #takeIn(volumes: MapVolume[]): void {
+  #takeIn({ volumes, isOnRecord }: VolumeMap): void {
     const next = new Map(volumes.map((entry) => [entry.volume, entry]));
+    // What a leader has said is worth more than what a directory finds that has just started.
+    if (isOnRecord === true) for (const [volume, entry] of this.#volumes) next.set(volume, entry);
     // A directory that has just started knows only the stores that have called since. What it does not
     // mention stays readable where it was; nothing is written there.
     for (const [volume, entry] of this.#volumes) {

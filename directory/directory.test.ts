@@ -1,18 +1,14 @@
-import { mkdtempSync, rmSync } from "node:fs";
-import { tmpdir } from "node:os";
-import path from "node:path";
 import type { Kysely } from "kysely";
 import { afterEach, beforeEach, expect, test } from "vitest";
 import { makeLog } from "../base/log.ts";
-import { migrate } from "../base/migrate.ts";
 import { seededRandom } from "../base/random.ts";
-import { kyselyOn, openSqlite } from "../base/sqlite.ts";
 import { Directory, type DirectoryOptions } from "./directory.ts";
 import { FakeStore } from "./fake-store.ts";
 import { Operations } from "./operations.ts";
-import { type DirectoryTables, directoryMigrations } from "./schema.ts";
+import type { DirectoryTables } from "./schema.ts";
+import { makeTestDatabase, type TestDatabase } from "./test-database.ts";
 
-let folder: string;
+let made: TestDatabase;
 let database: Kysely<DirectoryTables>;
 let nowMs: number;
 
@@ -21,18 +17,16 @@ const log = makeLog("test", "silent");
 
 beforeEach(async () => {
   nowMs = 1_000_000;
-  folder = mkdtempSync(path.join(tmpdir(), "hayloft-directory-"));
   await openDatabase();
 });
 
 afterEach(async () => {
-  await database.destroy();
-  rmSync(folder, { recursive: true, force: true });
+  await made.destroy();
 });
 
 async function openDatabase(): Promise<void> {
-  database = kyselyOn<DirectoryTables>(openSqlite(path.join(folder, "directory.sqlite"), "write"));
-  await migrate(database, directoryMigrations);
+  made = await makeTestDatabase();
+  database = made.database;
 }
 
 const makeDirectory = (seed = 1, options: Partial<DirectoryOptions> = {}) =>
@@ -126,9 +120,7 @@ test("With the database gone, what stores have is read and never written, and id
   const store = new FakeStore("a");
   await store.beat(makeDirectory());
   await store.beat(makeDirectory());
-  await database.destroy();
-  rmSync(folder, { recursive: true, force: true });
-  folder = mkdtempSync(path.join(tmpdir(), "hayloft-directory-"));
+  await made.destroy();
   await openDatabase();
   const directory = makeDirectory(9);
   store.restart("2");

@@ -47,6 +47,12 @@ export class FollowedMap {
     await this.#running;
   }
 
+  /** Goes on from a map that is newer: this directory has led. */
+  replace(map: VolumeMap): void {
+    this.#map = map;
+    this.#changes.ring();
+  }
+
   async current(): Promise<VolumeMap> {
     return this.#map ?? (await mapOnRecord(this.#options.database));
   }
@@ -111,5 +117,5 @@ async function mapOnRecord(database: Kysely<DirectoryTables>): Promise<VolumeMap
     }),
   );
   const digest = createHash("sha256").update(JSON.stringify(volumes)).digest("hex");
-  return { version: `record.${digest.slice(0, 16)}`, volumes };
+  return { version: `record.${digest.slice(0, 16)}`, volumes, isOnRecord: true };
 }

@@ -81,6 +81,7 @@ export class Leadership {
     log.info({ lease: term.number }, "this directory leads");
     begin(term);
     this.#term = term;
+    term.ended.addEventListener("abort", () => this.#wake?.(), { once: true });
     let waitMs = renewMs;
     for (;;) {
       await this.#pause(waitMs);

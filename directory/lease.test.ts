@@ -13,6 +13,9 @@ import { type DirectoryTables, directoryMigrations } from "./schema.ts";
 
 const log = makeLog("test", "silent");
 
+/** To make and end a server takes a while on a busy machine. */
+const hookMsMax = 120_000;
+
 describe.skipIf(lacksPostgres)(`A lease ${needsPostgres}`, () => {
   let server: PostgresServer;
   let database: Kysely<DirectoryTables>;
@@ -20,11 +23,11 @@ describe.skipIf(lacksPostgres)(`A lease ${needsPostgres}`, () => {
 
   beforeAll(async () => {
     server = await PostgresServer.start();
-  });
+  }, hookMsMax);
 
   afterAll(async () => {
     await server.destroy();
-  });
+  }, hookMsMax);
 
   beforeEach(async () => {
     holders = 0;

@@ -140,12 +140,6 @@ async function runAmongOthers(parts: Parts): Promise<RunningRole> {
     ...{ database, leaseDatabase, address, leaseMs, clock, random, runtime },
     holder: random.bytes(16).toString("hex"),
   });
-  const leadership = new Leadership({
-    ...{ lease, runtime, log },
-    begin: (term) => {
-      leading = lead(parts, { database, term, address });
-    },
-  });
   const leader = () => {
     const known = lease.leader?.address;
     return known === address ? undefined : known;
@@ -155,6 +149,14 @@ async function runAmongOthers(parts: Parts): Promise<RunningRole> {
     ...{ database, leader, clock, runtime, log },
     ask: (leaderAddress, after, signal) =>
       new DirectoryClient(caller, leaderAddress).map(after, followedMapWaitMs, signal),
+  });
+  const leadership = new Leadership({
+    ...{ lease, runtime, log },
+    begin: (term) => {
+      const { directory, ...rest } = lead(parts, { database, term, address });
+      leading = { directory, ...rest };
+      term.ended.addEventListener("abort", () => map.replace(directory.map()), { once: true });
+    },
   });
   const standby = makeStandbyAnswers({ map, token, native, leader });
   answers = (request, response) => {

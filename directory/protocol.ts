@@ -174,6 +174,8 @@ export interface VolumeMap {
   /** Changes with the content; opaque. */
   version: string;
   volumes: MapVolume[];
+  /** From the database alone: where volumes are, but not which take appends. */
+  isOnRecord?: true | undefined;
 }
 
 export interface StoreStatus {

@@ -1,29 +1,25 @@
-import { mkdtempSync, rmSync } from "node:fs";
 import type { Server } from "node:http";
-import { tmpdir } from "node:os";
-import path from "node:path";
 import type { Kysely } from "kysely";
 import { afterEach, beforeEach, expect, test } from "vitest";
 import { parseFid } from "../base/fid.ts";
 import { Caller } from "../base/http-call.ts";
 import { closeServer, formatAddress, listen } from "../base/http-serve.ts";
 import { makeLog } from "../base/log.ts";
-import { migrate } from "../base/migrate.ts";
 import type { NativeAccess } from "../base/native-access.ts";
 import { seededRandom } from "../base/random.ts";
-import { kyselyOn, openSqlite } from "../base/sqlite.ts";
 import { tokenHeader } from "../base/token.ts";
 import { DirectoryClient } from "./client.ts";
 import { Directory } from "./directory.ts";
 import { FakeStore } from "./fake-store.ts";
 import { Operations } from "./operations.ts";
-import { type DirectoryTables, directoryMigrations } from "./schema.ts";
+import type { DirectoryTables } from "./schema.ts";
 import { makeDirectoryServer } from "./server.ts";
+import { makeTestDatabase, type TestDatabase } from "./test-database.ts";
 
 const token = "a".repeat(64);
 const log = makeLog("test", "silent");
 
-let folder: string;
+let made: TestDatabase;
 let database: Kysely<DirectoryTables>;
 let nowMs: number;
 let directory: Directory;
@@ -37,9 +33,8 @@ let beating: Promise<void>;
 
 beforeEach(async () => {
   nowMs = 1_000_000;
-  folder = mkdtempSync(path.join(tmpdir(), "hayloft-directory-"));
-  database = kyselyOn<DirectoryTables>(openSqlite(path.join(folder, "directory.sqlite"), "write"));
-  await migrate(database, directoryMigrations);
+  made = await makeTestDatabase();
+  database = made.database;
   caller = new Caller(token);
   isOver = false;
   beating = Promise.resolve();
@@ -52,8 +47,7 @@ afterEach(async () => {
   await beating;
   await closeServer(server, 0);
   await caller.close();
-  await database.destroy();
-  rmSync(folder, { recursive: true, force: true });
+  await made.destroy();
 });
 
 async function serve(native: NativeAccess): Promise<void> {
