@@ -337,6 +337,37 @@ describe.skipIf(lacksPostgres)(`Gateways on one PostgreSQL ${needsPostgres}`, ()
     await watchful.close();
   });
 
+  test("While PostgreSQL hangs no call does, and nothing is kept of what was refused", async () => {
+    await here.createBucket("photos");
+    const watchful = await place.open(3, { clock: systemClock });
+    const put = version("k");
+    await watchful.putVersion(put);
+    server.freeze();
+    try {
+      const results = await Promise.allSettled([
+        watchful.find({ bucket: "photos", key: "k" }),
+        watchful.list({ bucket: "photos", maxKeys: 1 }),
+        ...Array.from({ length: 20 }, () => watchful.putVersion(version("k"))),
+      ]);
+      for (const result of results) expect(["unavailable", "busy"]).toContain(kindOf(result));
+    } finally {
+      server.thaw();
+    }
+    expect((await watchful.find({ bucket: "photos", key: "k" }))?.version?.etag).toBe(put.etag);
+    await watchful.putVersion(version("k"));
+    await watchful.close();
+  }, 60_000);
+
+  test("A gateway that starts while PostgreSQL is away waits for it", async () => {
+    await server.kill();
+    const opening = place.open(3, { clock: systemClock });
+    await sleep(700);
+    await server.restart();
+    const opened = await opening;
+    expect(opened.session).toBe(3);
+    await opened.close();
+  });
+
   test("A gateway that hangs within a change keeps others from its key for seconds, not for ever", async () => {
     await here.createBucket("photos");
     await here.putVersion(version("k"));

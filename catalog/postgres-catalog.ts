@@ -10,11 +10,13 @@
  */
 
 import type { Kysely } from "kysely";
+import type { Clock } from "../base/clock.ts";
 import { Failure } from "../base/failure.ts";
+import type { Log } from "../base/log.ts";
 import { migrate } from "../base/migrate.ts";
 import { openPostgres } from "../base/postgres.ts";
 import type { Random } from "../base/random.ts";
-import type { Runtime } from "../base/runtime.ts";
+import { pause, type Runtime } from "../base/runtime.ts";
 import { type Catalog, type CatalogOptions, catalogDefaults } from "./catalog.ts";
 import { Changes, fidsOf } from "./changes.ts";
 import { Heartbeat, type HeartbeatTimes, heartbeatDefaults } from "./heartbeat.ts";
@@ -58,6 +60,10 @@ const timeouts = {
   statementTimeoutMs: 8_000,
   idleInTransactionTimeoutMs: 4_000,
 } as const;
+
+// A database that is being failed over is worth a wait; a wrong address is not worth a long one.
+const openLimitMs = 30_000;
+const openRetryMs = 500;
 
 export class PostgresCatalog implements Catalog {
   readonly id: string;
@@ -109,10 +115,11 @@ export class PostgresCatalog implements Catalog {
     const databaseOfHeartbeat = openPostgres<Tables>(url, { ...limits, connectionsMax: 1 });
     const databases = [database, databaseOfHeartbeat];
     try {
-      await migrate(database, migrations);
       const seams = { clock, random, runtime };
       const runner = new PostgresRunner(database, seams);
       const sessions = new Sessions("postgres");
+      await waitUntilAnswered(() => runner.read(sessions.now()), { clock, runtime, log });
+      await migrate(database, migrations);
       const freshId = random.bytes(8).toString("hex");
       const { id, session, nowMs } = await runner.change(() => sessions.openBeside({ freshId }));
 
@@ -232,6 +239,24 @@ export class PostgresCatalog implements Catalog {
       if (!(error instanceof Failure)) throw error;
     } finally {
       for (const each of this.#databases) await each.destroy();
+    }
+  }
+}
+
+async function waitUntilAnswered(
+  ask: () => Promise<unknown>,
+  { clock, runtime, log }: { clock: Clock; runtime: Runtime; log: Log },
+): Promise<void> {
+  const deadlineMs = clock.monotonicMs() + openLimitMs;
+  for (let tries = 1; ; tries++) {
+    try {
+      await ask();
+      return;
+    } catch (error) {
+      const isAway = error instanceof Failure && error.kind === "unavailable";
+      if (!isAway || clock.monotonicMs() > deadlineMs) throw error;
+      if (tries === 1) log.warn(`waiting for the catalog's database: ${error.message}`);
+      await pause(runtime, openRetryMs);
     }
   }
 }

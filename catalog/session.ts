@@ -10,6 +10,7 @@
  *   the others, all by the database's clock. What it then tries to commit is refused.
  */
 
+import assert from "node:assert";
 import { sql } from "kysely";
 import { type Dialect, QueryWriter, type Work } from "./query.ts";
 
@@ -37,10 +38,17 @@ export class Sessions {
 
   /** Opens the next session of a catalog that others have open too. */
   *openBeside({ freshId }: { freshId: string }): Work<OpenedSession & { nowMs: number }> {
-    const nowMs = (yield* this.#queries.now.first({}))?.now_ms ?? 0;
+    const nowMs = yield* this.now();
     const opened = yield* this.#open(freshId, nowMs);
     yield* this.#queries.insertHeartbeat.run({ session: opened.session, nowMs });
     return { ...opened, nowMs };
+  }
+
+  /** The database's time. */
+  *now(): Work<number> {
+    const row = yield* this.#queries.now.first({});
+    assert(row !== undefined, "it is always some time");
+    return row.now_ms;
   }
 
   /** Gives a sign of life. Tells the database's time, or undefined if the session was closed. */
