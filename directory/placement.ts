@@ -17,7 +17,7 @@ export interface Placement {
 
 export const onePlacement: Placement = { copies: 1, spread: "machine", min: 1 };
 
-export const copiesMax = 8;
+const copiesMax = 8;
 
 /** `copies=3 spread=rack`, and `min=2` where it is not the number of copies. */
 export function placementText({ copies, spread, min }: Placement): string {

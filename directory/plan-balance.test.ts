@@ -27,14 +27,21 @@ const usedOf = (volumes: readonly MovableVolume[] = []) =>
   volumes.reduce((sum, { lengthBytes }) => sum + lengthBytes, 0);
 
 /** Plans and moves until there is nothing to move; returns what was moved. */
-function balance(held: Map<string, MovableVolume[]>, movesMax: number): { bytes: number; again: number } {
+function balance(
+  held: Map<string, MovableVolume[]>,
+  movesMax: number,
+): { bytes: number; again: number } {
   let isOn = false;
   let bytes = 0;
   let again = 0;
   const moved = new Set<number>();
   for (;;) {
     const plan = planBalance({
-      stores: [...held].map(([store, volumes]) => ({ store, totalBytes, usedBytes: usedOf(volumes) })),
+      stores: [...held].map(([store, volumes]) => ({
+        store,
+        totalBytes,
+        usedBytes: usedOf(volumes),
+      })),
       ...{ isOn, movesMax },
       volumesOf: (store) => held.get(store) ?? [],
       canMove: () => true,
@@ -45,7 +52,10 @@ function balance(held: Map<string, MovableVolume[]>, movesMax: number): { bytes:
       bytes += lengthBytes;
       if (moved.has(volume)) again += 1;
       moved.add(volume);
-      held.set(from, (held.get(from) ?? []).filter((each) => each.volume !== volume));
+      held.set(
+        from,
+        (held.get(from) ?? []).filter((each) => each.volume !== volume),
+      );
       held.get(to)?.push({ volume, lengthBytes });
     }
   }
