@@ -5,6 +5,7 @@ import { Failure, messageOf } from "./base/failure.ts";
 import { logLevels } from "./base/log.ts";
 import { exitCodeHopeless } from "./base/role.ts";
 import { parseBytes } from "./base/units.ts";
+import { addClusterCommands } from "./cluster.ts";
 import { printNativeToken, printStatus, setBucket } from "./operate.ts";
 import { up } from "./up.ts";
 import { addVolumeCommands } from "./volumes.ts";
@@ -199,9 +200,13 @@ directoryCommand.action(async ({ compactGarbage, compactRate, ...options }) => {
   await runDirectory({ ...options, compaction: compactGarbage === 0 ? "off" : compaction });
 });
 
-const storeCommand = program
+const storeGroup: Command = program
   .command("store")
-  .summary("run a store alone")
+  .summary("run a store alone, or empty one")
+  .usage("[options]")
+  .addHelpText("after", () => `\nTo run one:\n${storeCommand.helpInformation()}`);
+const storeCommand = storeGroup
+  .command("run", { isDefault: true, hidden: true })
   .description("Runs a store: it keeps blobs in volume files in one folder.")
   .requiredOption("--data <folder>", "where its volumes are kept")
   .requiredOption(
@@ -317,6 +322,7 @@ program
   .action((options: { data: string; tokenFile?: string }) => printNativeToken(options));
 
 addVolumeCommands(program);
+addClusterCommands(program, storeGroup);
 
 try {
   await program.parseAsync();

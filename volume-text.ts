@@ -51,6 +51,10 @@ const hasNumbers = new Set([
   "index",
   "gen",
   "trash",
+  "volumes",
+  "held",
+  "free",
+  "missing",
   "to copy",
   "to free",
 ]);
@@ -104,7 +108,10 @@ function notesOf({ damagedBytes, operation, closedBecause, ...volume }: Readable
 }
 
 /** Columns with two spaces between them: easy to read, and to cut up. Those of numbers end alike. */
-function formatTable(names: readonly string[], rows: readonly Record<string, string>[]): string {
+export function formatTable(
+  names: readonly string[],
+  rows: readonly Record<string, string>[],
+): string {
   const sides = ["top", "bottom", "left", "right", "mid"];
   const places = sides.flatMap((side) => [
     ...[side, `${side}-mid`, `${side}-left`, `${side}-right`],

@@ -104,7 +104,7 @@ export type CopyCondition =
   | "lost";
 
 /** How long members may differ in their deletes, and be too many, before something is done about it. */
-export const settleMs = 5_000;
+const settleMs = 5_000;
 
 /** How long a needle is kept beyond its life, for clocks that differ. */
 const expiryMarginMs = 60_000;
@@ -186,7 +186,7 @@ export function healthOf(view: Pick<VolumeView, "record" | "copies">): VolumeHea
 }
 
 /** Whether a sealed volume holds nothing that lives, by a report of it. */
-export function isExpired(ttlSeconds: number, status: VolumeStatus, nowMs: number): boolean {
+function isExpired(ttlSeconds: number, status: VolumeStatus, nowMs: number): boolean {
   if (ttlSeconds === 0 || status.operation !== undefined) return false;
   if (status.state !== "sealed" || status.damagedBytes > 0) return false;
   if (status.needleCount === 0) return true;

@@ -301,7 +301,7 @@ export interface StoreStatus {
 }
 
 /** A copy as the directory sees it. */
-export interface ReplicaStatus {
+interface ReplicaStatus {
   store: string;
   /** What it is for its volume: `ReplicaState` of records.ts. */
   role: string;

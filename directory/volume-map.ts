@@ -61,7 +61,7 @@ export class MapBook {
 }
 
 /** How gateways see a volume; undefined while there is nothing to see. */
-export function mapEntry(
+function mapEntry(
   record: VolumeRecord,
   ledger: Pick<Ledger, "stores">,
   presences: Pick<Presences, "get">,

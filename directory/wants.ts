@@ -26,7 +26,7 @@ export function wantText({ class: volumeClass, placement }: Want): string {
   return volumeClass === "original" ? placement : `${volumeClass}/${placement}`;
 }
 
-export function parseWant(text: string): Want {
+function parseWant(text: string): Want {
   const at = text.indexOf("/");
   const volumeClass = at === -1 ? "original" : text.slice(0, at);
   if (!classes.has(volumeClass)) {
