@@ -27,6 +27,8 @@ export interface ChaosClusterOptions {
   random: Random;
 }
 
+/** For deletes that were postponed by a minute. */
+const settleLimitMs = 100_000;
 const smallDiskBytes = 768 * 1_048_576;
 const faketime = "/usr/lib/x86_64-linux-gnu/faketime/libfaketime.so.1";
 
@@ -144,33 +146,16 @@ export class ChaosCluster implements ChaosScene {
         await sleep(200);
       }
     }
-    await sleep(1_500); // for the reports
-    const copies = new Map<number, Map<string, string[]>>();
-    for (const { address, volumes } of (await this.#status()).stores) {
-      for (const status of volumes) {
-        const { state, generation, lengthBytes, lastDigest, digest, deletesDigest } = status;
-        const { damagedBytes } = status;
-        const text = JSON.stringify({
-          ...{ state, generation, lengthBytes, lastDigest, digest, deletesDigest, damagedBytes },
-        });
-        const same = copies.get(status.volume) ?? new Map<string, string[]>();
-        copies.set(status.volume, same);
-        same.set(text, [...(same.get(text) ?? []), address]);
-      }
+    // Deletes are still on their way, and reports come once a second.
+    const giveUpAtMs = performance.now() + settleLimitMs;
+    for (;;) {
+      await sleep(1_500);
+      const { volumes, copies, different } = differences(await this.#status());
+      if (different.length > 0 && performance.now() < giveUpAtMs) continue;
+      for (const text of different) console.log(`WRONG: ${text}`);
+      console.log(`${volumes} volumes, ${copies} copies: ${different.length} differ`);
+      return different.length === 0;
     }
-    let different = 0;
-    let compared = 0;
-    for (const [volume, same] of copies) {
-      compared += [...same.values()].flat().length;
-      const isDamaged = [...same.keys()].some((text) => !text.includes('"damagedBytes":0'));
-      if (same.size === 1 && !isDamaged) continue;
-      different += 1;
-      for (const [text, addresses] of same) {
-        console.log(`WRONG: volume ${volume} at ${addresses.join(", ")}: ${text}`);
-      }
-    }
-    console.log(`${copies.size} volumes, ${compared} copies: ${different} with copies that differ`);
-    return different === 0;
   }
 
   async destroy(): Promise<void> {
@@ -273,4 +258,35 @@ function shortfallOf({ stores }: DirectoryStatus): string {
     }
   }
   return "";
+}
+
+/** Volumes whose copies are not the same, or damaged. */
+function differences({ stores }: DirectoryStatus): {
+  volumes: number;
+  copies: number;
+  different: string[];
+} {
+  const found = new Map<number, Map<string, string[]>>();
+  let copies = 0;
+  for (const { address, volumes } of stores) {
+    for (const status of volumes) {
+      const { state, generation, lengthBytes, lastDigest, digest, deletesDigest } = status;
+      const { volume, damagedBytes } = status;
+      const facts = { state, generation, lengthBytes, lastDigest, digest, deletesDigest };
+      const text = JSON.stringify({ ...facts, damagedBytes });
+      const same = found.get(volume) ?? new Map<string, string[]>();
+      found.set(volume, same);
+      same.set(text, [...(same.get(text) ?? []), address]);
+      copies += 1;
+    }
+  }
+  const different: string[] = [];
+  for (const [volume, same] of found) {
+    const isDamaged = [...same.keys()].some((text) => !text.includes('"damagedBytes":0'));
+    if (same.size === 1 && !isDamaged) continue;
+    for (const [text, addresses] of same) {
+      different.push(`volume ${volume} at ${addresses.join(", ")}: ${text}`);
+    }
+  }
+  return { volumes: found.size, copies, different };
 }
