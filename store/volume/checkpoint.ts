@@ -222,4 +222,4 @@ async function checksum(parts: readonly Uint8Array[]): Promise<number> {
   return crc;
 }
 
-const sliceBytes = 4 * 1_048_576;
+const sliceBytes = 1_048_576;

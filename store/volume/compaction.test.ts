@@ -305,6 +305,54 @@ test("A disk that is full on the way leaves the source, and room that was made i
   await volume.close();
 });
 
+test("A long compaction syncs on the way, and a sync that fails ends it and leaves the source", {
+  timeout: 120_000,
+}, async () => {
+  const files = new SimulatedFiles({ blockBytes: 4_096 });
+  const volume = await createOn(environmentOn(files));
+  const large = Array.from({ length: 10 }, (_, at) => Buffer.alloc(8 * 1_048_576, at + 1));
+  const stored: Stored[] = [];
+  for (const data of large) stored.push({ fid: await volume.append(blobOf(data)), data });
+  await volume.seal();
+  await volume.settled();
+
+  let syncs = 0;
+  let failing = 0;
+  const written: number[] = [0];
+  files.plan = ({ kind, file }) => {
+    if (file !== nameOf(1)) return undefined;
+    if (kind === "write") written.push((written.pop() ?? 0) + 1);
+    if (kind !== "sync") return undefined;
+    syncs += 1;
+    written.push(0);
+    return syncs === failing ? { kind: "error", code: "EIO", done: "none" } : undefined;
+  };
+  // 80 MiB and something: two syncs on the way, and the last one for the rest.
+  for (failing = 1; failing <= 3; failing++) {
+    syncs = 0;
+    await expect(volume.compact(orderOf(1)), `sync ${failing}`).rejects.toMatchObject({
+      code: "EIO",
+    });
+    expect(syncs, "a sync that failed is not tried again, nor is another").toBe(failing);
+    expect(files.names("visible")).not.toContain(nameOf(1));
+    expect(volume.superblock.generation).toBe(0);
+  }
+  syncs = 0;
+  failing = 0;
+  written.splice(0, written.length, 0);
+  await volume.compact(orderOf(1));
+  expect(syncs).toBe(3);
+  expect(Math.max(...written), "blocks of a MiB between two syncs").toBeLessThanOrEqual(32);
+  await expectStored(volume, stored);
+  await volume.close();
+
+  const left = files.restart({ lose: "all" });
+  const opened = await openOn(environmentOn(left));
+  expect(opened.superblock.generation).toBe(1);
+  await expectStored(opened, stored);
+  await opened.close();
+});
+
 test("A reader that began before the switch reads on in the old file, which goes when it is done", async () => {
   const files = new SimulatedFiles({ blockBytes: 4_096 });
   const volume = await createOn(environmentOn(files));

@@ -32,7 +32,7 @@ export interface CompactionOptions {
   sourceEnd: number;
   /** Stands in all headers: the last one of the source. */
   epoch: number;
-  /** Empty. Not synced here. */
+  /** Empty. The last of it is not synced here. */
   target: FileHandle;
   /** Of the target. */
   superblock: Superblock;
@@ -62,6 +62,8 @@ const batchCountMax = 128;
 /** What is worked on in one go, and what a record costs besides its bytes. */
 const sliceBytes = 65_536;
 const recordCostBytes = 2_048;
+/** One sync of gigabytes at the end would have every append of the store wait for it. */
+const unsyncedBytesMax = 32 * 1_048_576;
 
 export async function compactInto(options: CompactionOptions): Promise<CompactedVolume> {
   return await new Compaction(options).run();
@@ -79,6 +81,9 @@ class Compaction {
   #written = 0;
   /** Bytes worked on since others last had the processor. */
   #sinceBytes = 0;
+  #unsyncedBytes = 0;
+  /** Writes and syncs, one after the other. */
+  #writing: Promise<void> = Promise.resolve();
   readonly #end: VolumeTail = {
     tail: superblockBytes,
     lastDigest: Buffer.alloc(digestBytes),
@@ -201,10 +206,20 @@ class Compaction {
     }
   }
 
-  async #write(block: Buffer): Promise<void> {
+  #write(block: Buffer): Promise<void> {
     const offset = this.#written;
     this.#written += block.length;
-    await this.#options.target.write([block], offset);
+    this.#writing = this.#writing.then(() => this.#writeAt(block, offset));
+    return this.#writing;
+  }
+
+  async #writeAt(block: Buffer, offset: number): Promise<void> {
+    const { target } = this.#options;
+    await target.write([block], offset);
+    this.#unsyncedBytes += block.length;
+    if (this.#unsyncedBytes < unsyncedBytesMax) return;
+    this.#unsyncedBytes = 0;
+    await target.syncData();
   }
 
   /** Lets others have the processor now and then: a batch in one go would be felt. */

@@ -30,7 +30,8 @@ export interface FoundRecord {
   payloadDigest: Buffer;
 }
 
-const pieceBytes = 16 * blockBytes;
+/** What is verified in one go. */
+const pieceBytes = 4 * blockBytes;
 const dataProblem = "a checksum of its data does not match";
 
 export class Records {
@@ -93,7 +94,7 @@ export class Records {
     return head === undefined ? undefined : foundRecord(head, headBytes, footer);
   }
 
-  /** The data of a record from block `firstBlock` on, up to a quarter of a MiB of it, as stored and not verified. */
+  /** The data of a record from block `firstBlock` on, up to 64 KiB of it, as stored and not verified. */
   data({ head }: FoundRecord, firstBlock: number): Buffer | Promise<Buffer> {
     const start = firstBlock * blockBytes;
     const length = Math.min(pieceBytes, head.dataLength - start);
