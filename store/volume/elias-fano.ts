@@ -520,4 +520,4 @@ export class Pace {
 }
 
 /** What a request may be late by. */
-const sliceMs = 2;
+const sliceMs = 10;
