@@ -82,6 +82,9 @@ const stoodStillMs = 1_000;
 const repairMs = 1_000;
 const balanceMs = 10_000;
 
+/** With more stores, what each of them needs is looked at once in a tick, not whenever one has news. */
+const fewStores = 100;
+
 /** Volumes looked at anew in one tick; more have their turn in the next. */
 const tendMax = 5_000;
 
@@ -105,6 +108,7 @@ export class Directory {
   /** Volumes to be looked at. */
   readonly #dirty = new Set<number>();
   #isGrowthDue = true;
+  #grownMs = Number.NEGATIVE_INFINITY;
   #tickedMs = Number.NEGATIVE_INFINITY;
   #repairedMs = Number.NEGATIVE_INFINITY;
   #balancedMs = Number.NEGATIVE_INFINITY;
@@ -225,6 +229,7 @@ export class Directory {
     const { clock } = this.#options;
     if (this.#wants.add(wants, clock.monotonicMs())) {
       this.#isGrowthDue = true;
+      this.#grownMs = Number.NEGATIVE_INFINITY;
       await this.#decide();
     }
     const deadline = clock.monotonicMs() + waitMs;
@@ -401,11 +406,13 @@ export class Directory {
     }
     if (clock.monotonicMs() - this.#tickedMs >= tickMs) this.#lookAtTime();
     const hasEnded = done.length + failed.length > 0;
-    if (hasEnded || isNewRun || this.#dirty.size > 0 || this.#isGrowthDue) {
+    if (hasEnded || isNewRun || this.#dirty.size > 0 || this.#mayGrow()) {
       await this.#decide(heartbeat, presence);
     }
-    if (changed.size > 0 || hasEnded || isNewRun || heartbeat.grants.length > 0) {
-      const ledger = this.#ledger;
+    const ledger = this.#ledger;
+    const isNative = (volume: number) => ledger?.volumes.get(volume)?.class === "native";
+    const concernsNative = [...changed].some(isNative) || heartbeat.grants.length > 0;
+    if (concernsNative || hasEnded || isNewRun) {
       const native = ledger === undefined ? [] : nativeVolumesOf(ledger, presence);
       this.#assigner.takeIn(store, native, heartbeat.grants);
       this.#forgetGranted(presence);
@@ -443,8 +450,10 @@ export class Directory {
           : this.#endOrders(draft, heartbeat, presence);
       for (const { order } of ended) this.#keeper.tend(draft, order.volume);
       for (const volume of dirty) this.#keeper.tend(draft, volume);
-      if (this.#isGrowthDue || draft.isActivityChanged) {
+      if (draft.isActivityChanged) this.#isGrowthDue = true;
+      if (this.#mayGrow()) {
         this.#isGrowthDue = false;
+        this.#grownMs = this.#options.clock.monotonicMs();
         this.#keeper.grow(draft, this.#wants.all(this.#options.clock.monotonicMs()));
       }
       if (presence !== undefined) this.#compactByItself(draft, presence);
@@ -456,6 +465,12 @@ export class Directory {
     if (ledger === undefined) return;
     for (const volume of dirty) this.#map.update(ledger, volume);
     this.#map.announce();
+  }
+
+  #mayGrow(): boolean {
+    if (!this.#isGrowthDue) return false;
+    const { clock } = this.#options;
+    return this.#presences.size <= fewStores || clock.monotonicMs() - this.#grownMs >= tickMs;
   }
 
   /** Puts the store on record, and takes out what it says has ended. */
