@@ -66,6 +66,9 @@ const finalKinds: ReadonlySet<FailureKind> = new Set<FailureKind>([
   "unsupported",
 ]);
 
+/** Orders that wait for other stores, which a heartbeat must not. */
+const waitingKinds: ReadonlySet<Order["kind"]> = new Set<Order["kind"]>(["copy", "rejoin"]);
+
 export class HeartbeatLoop {
   readonly #options: HeartbeatOptions;
   /** How orders ended: the reason if they failed. Kept until that is reported. */
@@ -179,7 +182,7 @@ export class HeartbeatLoop {
     for (const order of orders) {
       // Sent again before its end could be reported.
       if (this.#ended.has(order.order) || this.#background.has(order.order)) continue;
-      if (isLongOrder(order)) this.#startInBackground(order);
+      if (isLongOrder(order) || waitingKinds.has(order.kind)) this.#startInBackground(order);
       else await this.#carryOut(order);
     }
     for (const wish of reserve) await this.#grant(wish, boot);

@@ -12,6 +12,7 @@ import { systemRandom } from "../base/random.ts";
 import { type RunningRole, runRole } from "../base/role.ts";
 import { readToken } from "../base/token.ts";
 import { DirectoryClient } from "../directory/client.ts";
+import { HttpCopySource } from "./copy-source.ts";
 import { HeartbeatLoop } from "./heartbeat.ts";
 import { Maintenance } from "./maintenance.ts";
 import { makeStoreMetrics } from "./metrics.ts";
@@ -46,6 +47,7 @@ export async function runStore(config: StoreConfig): Promise<void> {
   const log = makeLog("store", config.logLevel);
   await runRole(log, async (): Promise<RunningRole> => {
     const token = readToken(config.tokenFile);
+    const caller = new Caller(token);
     const store = await Store.open({
       files: diskFiles,
       clock: systemClock,
@@ -56,6 +58,7 @@ export async function runStore(config: StoreConfig): Promise<void> {
       reserveBytes: config.reserveBytes,
       trashMs: config.trashMs,
       checkpointNeedles: config.checkpointNeedles,
+      copySource: new HttpCopySource(caller),
     });
     const maintenance = new Maintenance({
       store,
@@ -78,7 +81,6 @@ export async function runStore(config: StoreConfig): Promise<void> {
       readiness,
     });
     const address = formatAddress(await listen(server, config));
-    const caller = new Caller(token);
     heartbeats = new HeartbeatLoop({
       store,
       directory: new DirectoryClient(caller, config.directory),

@@ -6,6 +6,7 @@
  *   GET    /{fid}                  the blob's data, verified; HEAD and a single Range too
  *   POST   /needles/delete         delete blobs by fid
  *   GET    /volumes                the volumes
+ *   GET    /volumes/{id}/file …    what other stores copy: copy-calls.ts
  *   GET    /volumes/{id}…          what operators look at: operator-calls.ts
  *
  * Everything else is for native-calls.ts, which has its own rules of who may call.
@@ -32,6 +33,7 @@ import { answerFailure, answerJson, readBody, requestIdOf } from "../base/http-s
 import type { Log } from "../base/log.ts";
 import type { NativeAccess } from "../base/native-access.ts";
 import { tokenCheck, tokenHeader } from "../base/token.ts";
+import { answerCopying } from "./copy-calls.ts";
 import { readLean } from "./lean-read.ts";
 import { LeanServer } from "./lean-server.ts";
 import type { StoreMetrics } from "./metrics.ts";
@@ -133,6 +135,8 @@ async function handle(
   } else if (method === "GET" && url === "/volumes") {
     const { store } = options;
     answerJson(response, 200, { store: store.id, ...store.space(), volumes: store.reports() });
+  } else if (await answerCopying(options.store, request, response)) {
+    return;
   } else if (!(await answerOperator(options.store, request, response))) {
     throw new Failure("not-found", `Cannot find ${method} ${url}`);
   }
