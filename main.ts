@@ -200,10 +200,18 @@ const storeCommand = program
   .addOption(reserve())
   .addOption(volumeSize())
   .addOption(checkpointNeedles())
+  .option("--machine <name>", "the machine it stands on, where not the host's own name")
+  .option("--rack <name>", "the rack of that machine", "rack")
+  .option("--data-centre <name>", "the data centre of that rack", "data-centre")
+  .addOption(
+    new Option("--replica-timeout <seconds>", "how long another copy may take to store an upload")
+      .argParser(seconds)
+      .default(4),
+  )
   .addOption(logLevel());
 for (const option of [...scrubOptions(), ...opsOptions()]) storeCommand.addOption(option);
 storeCommand.action(
-  async ({ reserve, volumeSize, scrubDays, scrubRate, trashHours, ...options }) => {
+  async ({ reserve, volumeSize, scrubDays, scrubRate, trashHours, replicaTimeout, ...options }) => {
     const { runStore } = await import("./store/main.ts");
     await runStore({
       ...options,
@@ -212,6 +220,7 @@ storeCommand.action(
       scrubRateBytes: scrubRate,
       scrubIntervalMs: scrubDays * 86_400_000,
       trashMs: trashHours * 3_600_000,
+      replicaTimeoutMs: replicaTimeout * 1_000,
     });
   },
 );

@@ -14,8 +14,8 @@ import { closeServer, formatAddress, listen } from "../base/http-serve.ts";
 import { makeRegistry } from "../base/metrics.ts";
 import { seededRandom } from "../base/random.ts";
 import type { Order } from "../directory/client.ts";
-import { HttpCopySource } from "./copy-source.ts";
 import { makeStoreMetrics } from "./metrics.ts";
+import { HttpPeers } from "./peers.ts";
 import { makeStoreServer } from "./server.ts";
 import { Store } from "./store.ts";
 import type { Volume } from "./volume/volume.ts";
@@ -56,7 +56,7 @@ async function start(name: string): Promise<Running> {
   const store = await Store.open({
     ...{ files: diskFiles, clock: systemClock, random: seededRandom(name.charCodeAt(0)), log },
     ...{ folder, volumeBytes: 1_073_741_824, reserveBytes: 0, trashMs: 0 },
-    copySource: new HttpCopySource(caller),
+    peers: new HttpPeers(caller),
   });
   const metrics = makeStoreMetrics(store, makeRegistry("store"));
   const server = makeStoreServer({ store, token, log, metrics, onVolumeClosed: () => undefined });

@@ -10,6 +10,7 @@ import { Caller } from "../base/http-call.ts";
 import { closeServer, formatAddress, listen } from "../base/http-serve.ts";
 import { makeLog } from "../base/log.ts";
 import { systemRandom } from "../base/random.ts";
+import { systemRuntime } from "../base/runtime.ts";
 import { kyselyOn, migrate, openSqlite } from "../base/sqlite.ts";
 import { DirectoryClient, type Order, type VolumeStatus } from "../directory/client.ts";
 // biome-ignore-start lint/style/noRestrictedImports: the real other end of the talk
@@ -265,4 +266,70 @@ test("A stop does not wait for a held reply, nor for what runs in the background
   const startedMs = performance.now();
   await running.stop();
   expect(performance.now() - startedMs).toBeLessThan(500);
+});
+
+test("A seal that has to wait for another copy is tried again, holds up nothing, and needs no timer but the runtime's", async () => {
+  const at = { epoch: 2, lengthBytes: 9_000, lastDigest: "0".repeat(16), members: [], from: [] };
+  const orders: Order[] = [
+    { order: 1, kind: "seal", volume: 1, at },
+    { order: 2, kind: "fence", volume: 2, epoch: 2 },
+    { order: 3, kind: "seal", volume: 3, at },
+  ];
+  const waiting: (() => void)[] = [];
+  const runtime = {
+    ...systemRuntime,
+    after(_: number, action: () => void) {
+      waiting.push(action);
+      return () => undefined;
+    },
+  };
+  const done = new Set<number>();
+  const failed = new Map<number, string>();
+  const tries = new Map<number, number>();
+  const beat: HeartbeatStore = {
+    id: "a".repeat(16),
+    unreadable: [],
+    space: () => ({ freeBytes: 1, totalBytes: 1 }),
+    measureSpace: async () => undefined,
+    reports: () => [],
+    reserve: async () => ({ first: 0, count: 1 }),
+    async carryOut({ order }) {
+      const count = (tries.get(order) ?? 0) + 1;
+      tries.set(order, count);
+      if (order === 1 && count < 3) throw new Failure("unavailable", "nobody has it yet");
+      if (order === 3) throw new Failure("corrupt", "another batch");
+    },
+  };
+  const talk = new HeartbeatLoop({
+    store: beat,
+    runtime,
+    directory: {
+      async heartbeat(sent) {
+        for (const order of sent.done) done.add(order);
+        for (const { order, reason } of sent.failed) failed.set(order, reason);
+        await new Promise((resolve) => setImmediate(resolve));
+        const open = orders.filter(({ order }) => !done.has(order) && !failed.has(order));
+        return { orders: open, boot: "b".repeat(12), reserve: [], wantsWhole: false };
+      },
+    },
+    run: "1".repeat(16),
+    address: "127.0.0.1:1",
+    log,
+  });
+  talk.start();
+  await until(() => done.has(2) && failed.has(3));
+  expect(tries.get(1)).toBe(1);
+  for (let at = 0; at < 2; at++) {
+    await until(() => waiting.length > 0);
+    for (const action of waiting.splice(0)) action();
+    await until(() => (tries.get(1) ?? 0) > at + 1);
+  }
+  const ticking = setInterval(() => {
+    for (const action of waiting.splice(0)) action();
+  }, 5);
+  await until(() => done.has(1));
+  expect(failed.get(3)).toBe("another batch");
+  const stopping = talk.stop();
+  await stopping;
+  clearInterval(ticking);
 });

@@ -14,6 +14,7 @@
 
 import { Failure, type FailureKind, messageOf } from "../base/failure.ts";
 import type { Log } from "../base/log.ts";
+import { type Runtime, systemRuntime } from "../base/runtime.ts";
 import {
   type DirectoryClient,
   type Grant,
@@ -31,6 +32,9 @@ const awayMs = 100;
 /** Should a directory not hold its replies, this is what keeps the two from talking without end. */
 const emptyMs = 10;
 
+/** Between two tries of an order that takes long and may go well the next time. */
+const retryMs = 1_000;
+
 /** What of a store this needs. */
 export interface HeartbeatStore {
   readonly id: string;
@@ -47,13 +51,15 @@ export interface HeartbeatStore {
 
 export interface HeartbeatOptions {
   store: HeartbeatStore;
-  directory: DirectoryClient;
+  directory: Pick<DirectoryClient, "heartbeat">;
   /** Random for this process: 16 hex digits. */
   run: string;
   /** `host:port` under which gateways reach the store. */
   address: string;
   /** Where it stands; a machine of its own if it is not said. */
   place?: { machine: string; rack: string; dataCentre: string };
+  /** The process's own where none is given. */
+  runtime?: Runtime | undefined;
   log: Log;
 }
 
@@ -66,11 +72,9 @@ const finalKinds: ReadonlySet<FailureKind> = new Set<FailureKind>([
   "unsupported",
 ]);
 
-/** Orders that wait for other stores, which a heartbeat must not. */
-const waitingKinds: ReadonlySet<Order["kind"]> = new Set<Order["kind"]>(["copy", "rejoin"]);
-
 export class HeartbeatLoop {
   readonly #options: HeartbeatOptions;
+  readonly #runtime: Runtime;
   /** How orders ended: the reason if they failed. Kept until that is reported. */
   readonly #ended = new Map<number, string | undefined>();
   /** Orders that run in the background. */
@@ -87,6 +91,7 @@ export class HeartbeatLoop {
 
   constructor(options: HeartbeatOptions) {
     this.#options = options;
+    this.#runtime = options.runtime ?? systemRuntime;
   }
 
   /** Whether the directory answered the last heartbeat. */
@@ -182,7 +187,7 @@ export class HeartbeatLoop {
     for (const order of orders) {
       // Sent again before its end could be reported.
       if (this.#ended.has(order.order) || this.#background.has(order.order)) continue;
-      if (isLongOrder(order) || waitingKinds.has(order.kind)) this.#startInBackground(order);
+      if (isLong(order)) this.#startInBackground(order);
       else await this.#carryOut(order);
     }
     for (const wish of reserve) await this.#grant(wish, boot);
@@ -196,8 +201,7 @@ export class HeartbeatLoop {
     } catch (error) {
       log.error({ err: error }, describeFailure(order, error));
       // Anything else may go well the next time: the directory sends it until it is ended.
-      const isFinal = error instanceof Failure && finalKinds.has(error.kind);
-      if (isFinal) this.#end(order, error.message);
+      if (isFinal(error)) this.#end(order, messageOf(error));
     }
   }
 
@@ -207,7 +211,9 @@ export class HeartbeatLoop {
       () => this.#end(order, undefined),
       (error: unknown) => {
         log.error({ err: error }, describeFailure(order, error));
-        this.#end(order, messageOf(error));
+        // A seal is never given up because somebody else is away: it comes again, a little later.
+        if (isFinal(error) || order.kind !== "seal") this.#end(order, messageOf(error));
+        else this.#runtime.after(retryMs, () => this.#background.delete(order.order));
       },
     );
     this.#background.set(order.order, running);
@@ -248,14 +254,27 @@ export class HeartbeatLoop {
     if (this.#isStopping) return Promise.resolve();
     return new Promise((resolve) => {
       const end = () => {
-        clearTimeout(timer);
+        cancel();
         this.#endPause = undefined;
         resolve();
       };
-      const timer = setTimeout(end, ms);
+      const cancel = this.#runtime.after(ms, end);
       this.#endPause = end;
     });
   }
+}
+
+/** What waits for other stores is not waited for: a copy that has to be filled first takes long to seal. */
+function isLong(order: Order): boolean {
+  const isAmongStores =
+    order.kind === "copy" ||
+    order.kind === "rejoin" ||
+    (order.kind === "seal" && order.at !== undefined);
+  return isLongOrder(order) || isAmongStores;
+}
+
+function isFinal(error: unknown): boolean {
+  return error instanceof Failure && finalKinds.has(error.kind);
 }
 
 function describeFailure({ order, kind, volume }: Order, error: unknown): string {

@@ -210,7 +210,7 @@ test("A store answers a simple GET as node:http would, header by header and byte
       generation: 0,
       recordMagic: "cd".repeat(8),
       epoch: 1,
-      members: [{ store: "a".repeat(16), address: "127.0.0.1:1" }],
+      members: [{ store: store.id, address: "127.0.0.1:1" }],
     },
     ...{ createdMs: 1, ttlSeconds: 0 },
   });

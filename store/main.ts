@@ -1,5 +1,6 @@
 /** The store's process: recovers its volumes, talks to the directory, serves, stops. */
 
+import { hostname } from "node:os";
 import path from "node:path";
 import { systemClock } from "../base/clock.ts";
 import { diskFiles } from "../base/files.ts";
@@ -12,10 +13,10 @@ import { systemRandom } from "../base/random.ts";
 import { type RunningRole, runRole } from "../base/role.ts";
 import { readToken } from "../base/token.ts";
 import { DirectoryClient } from "../directory/client.ts";
-import { HttpCopySource } from "./copy-source.ts";
 import { HeartbeatLoop } from "./heartbeat.ts";
 import { Maintenance } from "./maintenance.ts";
 import { makeStoreMetrics } from "./metrics.ts";
+import { HttpPeers } from "./peers.ts";
 import { makeStoreServer } from "./server.ts";
 import { Store } from "./store.ts";
 
@@ -37,6 +38,12 @@ export interface StoreConfig {
   scrubRateBytes: number;
   scrubIntervalMs: number;
   trashMs: number;
+  /** A replica that does not answer an append within this time is lost. */
+  replicaTimeoutMs: number;
+  /** Where it stands: copies of a volume are spread over these. The machine's own name where it is not said. */
+  machine?: string | undefined;
+  rack: string;
+  dataCentre: string;
   checkpointNeedles?: number | undefined;
   /** Who may make native calls: everybody if nobody but this machine can call, else who has the token. */
   native?: NativeAccess | undefined;
@@ -48,6 +55,7 @@ export async function runStore(config: StoreConfig): Promise<void> {
   await runRole(log, async (): Promise<RunningRole> => {
     const token = readToken(config.tokenFile);
     const caller = new Caller(token);
+    let heartbeats: HeartbeatLoop | undefined;
     const store = await Store.open({
       files: diskFiles,
       clock: systemClock,
@@ -57,8 +65,10 @@ export async function runStore(config: StoreConfig): Promise<void> {
       volumeBytes: config.volumeBytes,
       reserveBytes: config.reserveBytes,
       trashMs: config.trashMs,
+      peers: new HttpPeers(caller),
+      replicaTimeoutMs: config.replicaTimeoutMs,
+      onVolumeClosed: () => heartbeats?.hurry(),
       checkpointNeedles: config.checkpointNeedles,
-      copySource: new HttpCopySource(caller),
     });
     const maintenance = new Maintenance({
       store,
@@ -68,7 +78,6 @@ export async function runStore(config: StoreConfig): Promise<void> {
       scrubRateBytes: config.scrubRateBytes,
     });
     const registry = makeRegistry("store");
-    let heartbeats: HeartbeatLoop | undefined;
     const readiness = () =>
       heartbeats?.isAnswered === true ? undefined : "the directory does not answer";
     const server = makeStoreServer({
@@ -86,6 +95,11 @@ export async function runStore(config: StoreConfig): Promise<void> {
       directory: new DirectoryClient(caller, config.directory),
       run: systemRandom.bytes(8).toString("hex"),
       address: config.advertise ?? address,
+      place: {
+        machine: config.machine ?? hostname(),
+        rack: config.rack,
+        dataCentre: config.dataCentre,
+      },
       log,
     });
     heartbeats.start();

@@ -4,6 +4,7 @@
  *   POST   /volumes/{id}/needles   store the body as a blob; answers with its fid once it is on the disk
  *   POST   /volumes/{id}/batch     store many blobs, all or nothing, in ordinals that follow each other
  *   GET    /{fid}                  the blob's data, verified; HEAD and a single Range too
+ *   POST   /volumes/{id}/batches   take a batch of the volume's primary: replica-calls.ts
  *   POST   /needles/delete         delete blobs by fid
  *   GET    /volumes                the volumes
  *   GET    /volumes/{id}/file …    what other stores copy: copy-calls.ts
@@ -47,6 +48,7 @@ import {
   ownerHeader,
 } from "./protocol.ts";
 import { readHeaders } from "./read-headers.ts";
+import { answerReplica } from "./replica-calls.ts";
 import type { Store } from "./store.ts";
 import { encodeContent } from "./volume/codec.ts";
 import { codecs, dataBytesMax, type Owner } from "./volume/needle.ts";
@@ -135,6 +137,8 @@ async function handle(
   } else if (method === "GET" && url === "/volumes") {
     const { store } = options;
     answerJson(response, 200, { store: store.id, ...store.space(), volumes: store.reports() });
+  } else if (await answerReplica(options.store, request, response)) {
+    return;
   } else if (await answerCopying(options.store, request, response)) {
     return;
   } else if (!(await answerOperator(options.store, request, response))) {

@@ -13,11 +13,13 @@ import type { FileSystem } from "../base/files.ts";
 import { type FolderLock, lockFolder } from "../base/lock.ts";
 import type { Log } from "../base/log.ts";
 import type { Random } from "../base/random.ts";
+import { type Runtime, systemRuntime } from "../base/runtime.ts";
 import type { Order, VolumeStatus } from "../directory/client.ts";
 import { Copies } from "./copies.ts";
-import type { CopySource } from "./copy-source.ts";
+import { type Peers, replicateTo } from "./peers.ts";
+import { sealVolumeAt } from "./sealing.ts";
 import type { ScrubFinding } from "./volume/scrub.ts";
-import { reservedCountMax, Volume } from "./volume/volume.ts";
+import { reservedCountMax, Volume, type VolumePart } from "./volume/volume.ts";
 import type { VolumeEnvironment } from "./volume/volume-environment.ts";
 import { listVolumes } from "./volume/volume-files.ts";
 
@@ -26,11 +28,23 @@ const loggedFindingsMax = 100;
 
 /** What a compaction or a copy leaves of the disk for delete logs and descriptors. */
 const spareBytes = 67_108_864;
+/** Long enough for a busy disk's sync, short enough that the writer gets its answer from another volume. */
+const replicaTimeoutMsDefault = 4_000;
 
 export interface StoreOptions {
   files: FileSystem;
   clock: Clock;
   random: Random;
+  /** The process's own where none is given. */
+  runtime?: Runtime | undefined;
+  /** Keeps other processes out of the folder; the kernel does where none is given. */
+  lock?: ((folder: string) => FolderLock) | undefined;
+  /** The other stores; without them no volume can have more than one copy. */
+  peers?: Peers | undefined;
+  /** A replica that does not answer within this time is lost. */
+  replicaTimeoutMs?: number | undefined;
+  /** Told when a volume stopped taking appends: the directory has to hear of it. */
+  onVolumeClosed?: (() => void) | undefined;
   log: Log;
   folder: string;
   /** A volume is full at this length. */
@@ -41,8 +55,6 @@ export interface StoreOptions {
   trashMs: number;
   /** New needles after which an open volume's index gets a checkpoint, where not the usual number. */
   checkpointNeedles?: number | undefined;
-  /** Where volumes are copied from, where there are other stores. */
-  copySource?: CopySource | undefined;
 }
 
 export class Store {
@@ -70,14 +82,14 @@ export class Store {
         requireSpace: (what, bytes) => this.#requireSpace(what, bytes),
         onWhole: (volume) => volume.serve(),
       },
-      options.copySource,
+      options.peers,
     );
   }
 
   /** Opens a folder, making it if need be, and recovers every volume in it. */
   static async open(options: StoreOptions): Promise<Store> {
     const { files, folder, log, random, clock } = options;
-    const lock = lockFolder(folder, "store");
+    const lock = (options.lock ?? ((each) => lockFolder(each, "store")))(folder);
     try {
       const store = new Store(await readOrMakeId(files, folder, random), options, lock);
       await store.measureSpace();
@@ -154,10 +166,13 @@ export class Store {
         await this.#create(order, volume);
         break;
       case "begin-epoch":
-        await volume?.beginEpoch(order.epoch);
+        await volume?.beginEpoch(order.epoch, this.#placeIn(order));
+        break;
+      case "fence":
+        await volume?.fence(order.epoch);
         break;
       case "seal":
-        await volume?.seal();
+        await this.#seal(order, volume);
         break;
       case "compact":
         await this.#compact(order);
@@ -250,6 +265,49 @@ export class Store {
     );
   }
 
+  async #seal({ at }: Order & { kind: "seal" }, volume: Volume | undefined): Promise<void> {
+    if (volume === undefined) return;
+    if (at === undefined) {
+      await volume.seal();
+      return;
+    }
+    const { log, runtime = systemRuntime } = this.#options;
+    await sealVolumeAt(volume, at, { peers: this.#peers(), runtime, log, store: this.id });
+    const { lengthBytes, epoch } = at;
+    log.info({ volume: volume.superblock.volume, lengthBytes, epoch }, "volume sealed");
+  }
+
+  /** What this store is among the members of a volume. */
+  #placeIn({ volume, members }: Order & { kind: "create" | "begin-epoch" }): {
+    members: string[];
+    part: VolumePart;
+  } {
+    const ids = members.map(({ store }) => store);
+    const place = ids.indexOf(this.id);
+    if (place < 0) {
+      throw new Failure(
+        "conflict",
+        `Cannot take part in volume ${volume}: ${this.id} is no member`,
+      );
+    }
+    if (place > 0) return { members: ids, part: { kind: "replica" } };
+    const addresses = members.slice(1).map(({ address }) => address);
+    if (addresses.length === 0) return { members: ids, part: { kind: "primary" } };
+    const { runtime = systemRuntime, replicaTimeoutMs: timeoutMs = replicaTimeoutMsDefault } =
+      this.#options;
+    const peers = this.#peers();
+    const replicate = replicateTo({ peers, runtime, timeoutMs, volume, addresses });
+    return { members: ids, part: { kind: "primary", replicate } };
+  }
+
+  #peers(): Peers {
+    const { peers } = this.#options;
+    if (peers === undefined) {
+      throw new Failure("unsupported", "Cannot have several copies: this store reaches no other");
+    }
+    return peers;
+  }
+
   async #drop(order: Order & { kind: "drop" }, volume: Volume | undefined): Promise<void> {
     if (volume === undefined) {
       await this.#copies.drop(order.volume, order.uuid);
@@ -283,8 +341,14 @@ export class Store {
   }
 
   async #create(order: Order & { kind: "create" }, existing: Volume | undefined): Promise<void> {
+    const place = this.#placeIn(order);
     if (existing !== undefined) {
-      if (existing.report().uuid === order.uuid) return;
+      const { uuid, epoch } = existing.report();
+      if (uuid === order.uuid) {
+        // What a crash or a failure left between the two steps.
+        if (epoch < order.epoch) await existing.beginEpoch(order.epoch, place);
+        return;
+      }
       throw new Failure(
         "conflict",
         `Cannot create volume ${order.volume}: another volume has that id here`,
@@ -303,10 +367,10 @@ export class Store {
         ttlSeconds: order.ttlSeconds,
         hasSparseKeys: false,
       },
-      { members: order.members.map(({ store }) => store), limitBytes: this.#options.volumeBytes },
+      { members: place.members, limitBytes: this.#options.volumeBytes },
     );
-    await volume.beginEpoch(order.epoch);
     this.#volumes.set(order.volume, volume);
+    await volume.beginEpoch(order.epoch, place);
     this.#options.log.info({ volume: order.volume, class: order.class }, "volume created");
   }
 
@@ -317,13 +381,15 @@ export class Store {
   }
 
   #environment(): VolumeEnvironment {
-    const { files, clock, random, folder, log } = this.#options;
+    const { files, clock, random, runtime, folder, log } = this.#options;
     const full = new Failure("full", "Cannot store the blob: the disk is full up to its reserve");
     return {
       files,
       clock,
       random,
+      runtime,
       folder,
+      onClosed: () => this.#options.onVolumeClosed?.(),
       refusal: () => (this.space().freeBytes > 0 ? undefined : full),
       spend: (bytes) => {
         this.#space.freeBytes -= bytes;

@@ -15,7 +15,7 @@ import type { VolumeEnvironment } from "./volume-environment.ts";
 
 export const simulatedFolder = "/store";
 export const simulatedVolume = 3;
-const limitBytes = 1_073_741_824;
+export const simulatedLimitBytes = 1_073_741_824;
 
 /** Stands still, so that two runs make the same names and bytes; tests move it by hand. */
 export class HandClock implements Clock {
@@ -45,33 +45,37 @@ export function environmentOn(
   };
 }
 
+/** The same for all copies of a volume. */
+export function simulatedSuperblock(change: Partial<Superblock> = {}): Superblock {
+  const random = seededRandom(99);
+  return {
+    volume: simulatedVolume,
+    uuid: random.bytes(16),
+    generation: 0,
+    class: "original",
+    recordMagic: random.bytes(8),
+    createdMs: 1_790_000_000_000,
+    firstFree: 0,
+    ttlSeconds: 0,
+    hasSparseKeys: false,
+    ...change,
+  };
+}
+
 export async function createOn(
   environment: VolumeEnvironment,
   change: Partial<Superblock> = {},
 ): Promise<Volume> {
-  const random = seededRandom(99);
-  const volume = await Volume.create(
-    environment,
-    {
-      volume: simulatedVolume,
-      uuid: random.bytes(16),
-      generation: 0,
-      class: "original",
-      recordMagic: random.bytes(8),
-      createdMs: 1_790_000_000_000,
-      firstFree: 0,
-      ttlSeconds: 0,
-      hasSparseKeys: false,
-      ...change,
-    },
-    { members: ["a".repeat(16)], limitBytes },
-  );
+  const volume = await Volume.create(environment, simulatedSuperblock(change), {
+    members: ["a".repeat(16)],
+    limitBytes: simulatedLimitBytes,
+  });
   await volume.beginEpoch(1);
   return volume;
 }
 
 export async function openOn(environment: VolumeEnvironment): Promise<Volume> {
-  return await Volume.open(environment, simulatedVolume, limitBytes);
+  return await Volume.open(environment, simulatedVolume, simulatedLimitBytes);
 }
 
 export function blobOf(data: Buffer, ttlSeconds = 0): Blob {

@@ -19,6 +19,8 @@ export interface VolumeEnvironment {
   refusal: () => Failure | undefined;
   /** Told of each batch, so that space is known between two looks at the disk. */
   spend: (bytes: number) => void;
+  /** Told when a volume stopped taking appends, for good or until another epoch begins. */
+  onClosed?: (() => void) | undefined;
   /** New needles after which the index of an open volume gets a checkpoint, where not the usual number. */
   checkpointNeedles?: number | undefined;
   /** Told what an operator may want to know: a message and its details. */

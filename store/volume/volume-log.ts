@@ -93,7 +93,9 @@ export class VolumeLog {
 
   /** Takes nothing more from now on. */
   end(failure: Failure): void {
-    this.#failure ??= failure;
+    if (this.#failure !== undefined) return;
+    this.#failure = failure;
+    this.#options.environment.onClosed?.();
   }
 
   /**
@@ -107,9 +109,10 @@ export class VolumeLog {
       await file.write(buffers, this.#tail.tail);
     } catch (error) {
       // What was answered before may still reach the disk, which has only refused to take more.
-      this.#failure ??= this.#diskFailure(error);
+      const failure = this.#diskFailure(error);
+      this.end(failure);
       await this.#sync();
-      throw this.#fail(this.#failure);
+      throw this.#fail(failure);
     }
     try {
       if (needsSync) await file.syncData();
@@ -199,7 +202,7 @@ export class VolumeLog {
   }
 
   #fail(failure: Failure): Failure {
-    this.#failure ??= failure;
+    this.end(failure);
     this.#hasFailed = true;
     if (!this.isSynced) {
       // What the disk may not have, and now never gets, is neither served nor counted any more.

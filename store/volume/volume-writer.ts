@@ -280,7 +280,10 @@ export class VolumeWriter {
     if (replicated === undefined) return undefined;
     // A replica that does not answer must not keep the epoch from ending: this disk's part is done.
     const failure = await Promise.race([replicated, this.#halted.promise]);
-    this.#interruption ??= failure;
+    if (failure !== undefined) {
+      this.#interruption ??= failure;
+      this.#options.environment.onClosed?.();
+    }
     const { epoch } = this.#options;
     const isOver = epoch() !== framed.epoch;
     return log.failure ?? failure ?? (isOver ? this.#unavailable("its epoch is over") : undefined);
