@@ -15,7 +15,7 @@ import { kyselyOn, migrate, openSqlite } from "../base/sqlite.ts";
 import { DirectoryClient, type Order, type VolumeStatus } from "../directory/client.ts";
 // biome-ignore-start lint/style/noRestrictedImports: the real other end of the talk
 import { Directory } from "../directory/directory.ts";
-import { FakeStore } from "../directory/fake-store.ts";
+import { emptyStatus, FakeStore } from "../directory/fake-store.ts";
 import { Operations } from "../directory/operations.ts";
 import { type DirectoryTables, directoryMigrations } from "../directory/schema.ts";
 import { makeDirectoryServer } from "../directory/server.ts";
@@ -332,4 +332,46 @@ test("A seal that has to wait for another copy is tried again, holds up nothing,
   const stopping = talk.stop();
   await stopping;
   clearInterval(ticking);
+});
+
+test("A reservation that waits for a lost replica keeps no heartbeat waiting, and is made once", async () => {
+  const replica = Promise.withResolvers<void>();
+  let reserved = 0;
+  const beat: HeartbeatStore = {
+    id: "a".repeat(16),
+    unreadable: [],
+    space: () => ({ freeBytes: 1, totalBytes: 1 }),
+    measureSpace: async () => undefined,
+    reports: () => [{ ...emptyStatus, volume: 1, class: "native" }],
+    carryOut: async () => undefined,
+    async reserve() {
+      reserved += 1;
+      await replica.promise;
+      return { first: 0, count: 8 };
+    },
+  };
+  let beatCount = 0;
+  let granted = 0;
+  const talk = new HeartbeatLoop({
+    store: beat,
+    directory: {
+      async heartbeat({ grants }) {
+        beatCount += 1;
+        granted = grants.length;
+        await new Promise((resolve) => setImmediate(resolve));
+        const reserve = granted === 0 ? [{ volume: 1, count: 8 }] : [];
+        return { orders: [], boot: "b".repeat(12), reserve, wantsWhole: false };
+      },
+    },
+    run: "1".repeat(16),
+    address: "127.0.0.1:1",
+    log,
+  });
+  talk.start();
+  await until(() => beatCount > 5);
+  expect(reserved).toBe(1);
+  replica.resolve();
+  await until(() => granted === 1);
+  expect(reserved).toBe(1);
+  await talk.stop();
 });

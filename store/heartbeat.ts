@@ -8,7 +8,8 @@
  *
  * Invariants:
  * - Short orders are carried out one after the other, in the order of the reply.
- * - An order that takes long runs in the background, once however often it comes.
+ * - An order that takes long runs in the background, once however often it comes. So does a reservation:
+ *   a replica that does not answer must not make this store look silent as well.
  * - The end of an order is reported until a heartbeat with it was answered.
  */
 
@@ -81,6 +82,10 @@ export class HeartbeatLoop {
   readonly #background = new Map<number, Promise<void>>();
   /** The last range of each volume that was granted to the directory that runs now. */
   readonly #grants = new Map<number, Grant>();
+  /** Volumes of which a range is being reserved. */
+  readonly #granting = new Set<number>();
+  /** Those of which a range was, and no answered heartbeat has told of it. */
+  readonly #untold = new Set<number>();
   /** Hangs up a heartbeat whose reply may be held. */
   #held: AbortController | undefined;
   #hasNews = false;
@@ -147,6 +152,7 @@ export class HeartbeatLoop {
       if (this.#hasNews || this.#isStopping) held?.abort();
       const volumes = store.reports();
       this.#forgetGrants(volumes);
+      const grants = [...this.#grants.values()];
       const reply = await directory.heartbeat(
         {
           store: store.id,
@@ -162,12 +168,15 @@ export class HeartbeatLoop {
           failed: [...reported].flatMap(([order, reason]) =>
             reason === undefined ? [] : [{ order, reason }],
           ),
-          grants: [...this.#grants.values()],
+          grants,
           waitMs,
         },
         held?.signal,
       );
       for (const order of reported.keys()) this.#ended.delete(order);
+      for (const grant of grants) {
+        if (this.#grants.get(grant.volume) === grant) this.#untold.delete(grant.volume);
+      }
       this.#isAnswered = true;
       return reply;
     } catch (error) {
@@ -190,7 +199,13 @@ export class HeartbeatLoop {
       if (isLong(order)) this.#startInBackground(order);
       else await this.#carryOut(order);
     }
-    for (const wish of reserve) await this.#grant(wish, boot);
+    for (const wish of reserve) {
+      // A wish that was made before the directory knew of a range is no wish for another.
+      const isUntold = this.#untold.has(wish.volume) && this.#grants.has(wish.volume);
+      if (this.#granting.has(wish.volume) || isUntold) continue;
+      this.#granting.add(wish.volume);
+      void this.#grant(wish, boot).finally(() => this.#granting.delete(wish.volume));
+    }
   }
 
   async #carryOut(order: Order): Promise<void> {
@@ -232,6 +247,7 @@ export class HeartbeatLoop {
     try {
       const { first, count } = await store.reserve(volume, wish.count);
       this.#grants.set(volume, { volume, first, count, boot });
+      this.#untold.add(volume);
       this.hurry();
     } catch (error) {
       // The directory asks again, unless the volume's report tells it better.

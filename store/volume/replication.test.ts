@@ -436,11 +436,10 @@ async function uneven(change: Partial<Superblock> = {}): Promise<{
   await append(100);
   await append(20_000);
   const [, short, long] = copies.all as [Copy, Copy, Copy];
-  const before = short.files.clone();
-  const clones = before;
+  const earlier = short.files.clone();
   await append(5_000_000);
   await append(30);
-  short.files = clones;
+  short.files = earlier;
   await short.open();
   short.line = () => Promise.reject(new Error("it was lost"));
   expect(await refusal(volume.append(blobOf(random.bytes(200))))).toBeInstanceOf(Failure);
