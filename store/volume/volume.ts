@@ -649,7 +649,10 @@ export class Volume {
       });
       this.#damagedBytes = damagedBytes;
       this.#isSuspect = false;
-      if (isWell && damagedBytes === 0) this.#keepLeavesLater(leaves);
+      if (isWell && damagedBytes === 0) {
+        this.#keepLeavesLater(leaves);
+        await this.#background;
+      }
       return findings;
     });
   }
@@ -681,7 +684,7 @@ export class Volume {
       retryAfterSeconds: 1,
     });
     if (this.#operation !== undefined) throw busy;
-    const scrubbing = this.scrub({ rateBytes: leavesRateBytes }).then(() => this.settled());
+    const scrubbing = this.scrub({ rateBytes: leavesRateBytes });
     scrubbing.catch((error: unknown) => {
       this.#environment.note?.("a volume was not verified", { volume, reason: messageOf(error) });
     });
