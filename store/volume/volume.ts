@@ -283,6 +283,7 @@ export class Volume {
       isServing: this.#isServing,
       members: this.#descriptor.members,
       closedBecause: this.#closed?.message ?? this.#life?.closedBecause,
+      canReopen: this.#closed === undefined && this.#life?.canReopen === true ? true : undefined,
       lengthBytes: end.tail,
       lastDigest: end.lastDigest.toString("hex"),
       digest: this.#descriptor.sealedDigest,
