@@ -1,6 +1,6 @@
 /** `hayloft cluster …` and `hayloft store drain`, as the command line shows them; cluster-work.ts does it. */
 
-import type { Command } from "commander";
+import { type Command, Option } from "commander";
 
 export function addClusterCommands(program: Command, store: Command): void {
   const cluster = program
@@ -49,7 +49,16 @@ async function work() {
 function where(command: Command): Command {
   return command
     .option("--data <folder>", "the data folder of the running `hayloft up`", "./data")
-    .option("--directory <host:port>", "the directory of a cluster that runs")
-    .option("--token-file <file>", "the cluster's secret, with --directory")
+    .addOption(
+      new Option(
+        "--directory <host:port,…>",
+        "the directory of a cluster that runs, or all of them",
+      ).env("HAYLOFT_DIRECTORY"),
+    )
+    .addOption(
+      new Option("--token-file <file>", "the cluster's secret, with --directory").env(
+        "HAYLOFT_TOKEN_FILE",
+      ),
+    )
     .option("--json", "for machines");
 }

@@ -3,6 +3,7 @@
 import type { Server } from "node:http";
 import path from "node:path";
 import type { Kysely } from "kysely";
+import { advertisedAddress } from "../base/advertise.ts";
 import { CallVerifier } from "../base/call-verifier.ts";
 import { type Clock, systemClock } from "../base/clock.ts";
 import { ClusterSecret } from "../base/cluster-secret.ts";
@@ -141,7 +142,7 @@ async function runAmongOthers(parts: Parts): Promise<RunningRole> {
   };
   const server = serveAnswers(() => answers, log);
   const listening = formatAddress(await listen(server, parts));
-  const address = parts.advertise ?? listening;
+  const address = advertisedAddress(listening, { advertise: parts.advertise, peers: [] });
 
   const lease = new Lease({
     ...{ database, leaseDatabase, address, leaseMs, clock, random, runtime },
