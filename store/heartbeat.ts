@@ -280,9 +280,13 @@ export class HeartbeatLoop {
   }
 }
 
-/** A copy that has to be filled first takes long to seal. */
+/** What waits for other stores is not waited for: a copy that has to be filled first takes long to seal. */
 function isLong(order: Order): boolean {
-  return isLongOrder(order) || (order.kind === "seal" && order.at !== undefined);
+  const isAmongStores =
+    order.kind === "copy" ||
+    order.kind === "rejoin" ||
+    (order.kind === "seal" && order.at !== undefined);
+  return isLongOrder(order) || isAmongStores;
 }
 
 function isFinal(error: unknown): boolean {
