@@ -38,6 +38,7 @@ Examples:
     )
     .argument("<id or host:port>", "the store")
     .option("--undo", "let it keep what it has, and take copies again")
+    .option("--wait", "until it is empty, with what is left shown meanwhile")
     .action(async (name, options) => (await work()).drainStore(name, options));
 }
 

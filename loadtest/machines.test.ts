@@ -1,4 +1,4 @@
-/** docs/machines.md, followed to the letter: its commands, on two machines made of network namespaces. */
+/** docs/machines.md, followed to the letter: its commands, on machines made of network namespaces. */
 
 import { chmodSync, mkdirSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";
@@ -14,11 +14,12 @@ const obstacle =
   (lacksPostgres ? "PostgreSQL is not installed (Debian's package postgresql)" : undefined);
 if (obstacle !== undefined) console.warn(`machines.test.ts is skipped: ${obstacle}`);
 
+const names = ["one", "two", "three"];
 const root = path.join(import.meta.dirname, "..");
 /** The network of the page. */
 const pagePrefix = "10.0.0.";
 
-describe.skipIf(obstacle !== undefined)("Two machines (root on Linux, PostgreSQL)", () => {
+describe.skipIf(obstacle !== undefined)("Several machines (root on Linux, PostgreSQL)", () => {
   const folder = mkdtempSync(path.join(tmpdir(), "hayloft-machines-"));
   const machines: PageMachine[] = [];
   let hosts: NetworkHosts;
@@ -26,14 +27,14 @@ describe.skipIf(obstacle !== undefined)("Two machines (root on Linux, PostgreSQL
 
   beforeAll(() => {
     chmodSync(folder, 0o755);
-    hosts = NetworkHosts.make(["one", "two"]);
+    hosts = NetworkHosts.make(names);
     const prefix = hosts.ownAddress.replace(/[0-9]+$/, "");
     const tools = path.join(folder, "tools");
     mkdirSync(tools);
     writeTool(tools, "hayloft", `exec "${process.execPath}" "${root}/bin/hayloft.cjs" "$@"`);
     // All machines are this one: what is copied to another goes to the folder that is its /srv.
     writeTool(tools, "scp", `cp -pr "$2" "${folder}/\${3%%:*}\${3#*:}"`);
-    for (const name of ["one", "two"]) {
+    for (const name of names) {
       const address = hosts.addressOf(name);
       machines.push(
         new PageMachine({
@@ -46,7 +47,7 @@ describe.skipIf(obstacle !== undefined)("Two machines (root on Linux, PostgreSQL
     }
     // The page's machines are .1 and .2, which here are the bridge and the first: one further each.
     const page = readFileSync(path.join(root, "docs", "machines.md"), "utf8")
-      .replaceAll(/\b10\.0\.0\.([12])\b/g, (_, last) => `${pagePrefix}${Number(last) + 1}`)
+      .replaceAll(/\b10\.0\.0\.([123])\b/g, (_, last) => `${pagePrefix}${Number(last) + 1}`)
       .replaceAll(pagePrefix, prefix);
     commands = readPageCommands(page);
   });
@@ -63,18 +64,29 @@ describe.skipIf(obstacle !== undefined)("Two machines (root on Linux, PostgreSQL
     return machine;
   };
 
+  /** As without power: nothing runs, and whoever calls hears nothing. */
+  const die = async (address: string) => {
+    await machineAt(address).kill();
+    const name = names.find((each) => hosts.addressOf(each) === address) ?? "";
+    for (const other of names.filter((each) => each !== name)) {
+      hosts.cut(other, name);
+      hosts.cut(name, other);
+    }
+  };
+
   test("keep every photo and every name while one of them is dead, by the page's commands", {
     timeout: 420_000,
   }, async () => {
-    const services = commands.filter(({ keepsRunning }) => keepsRunning);
+    const services = commands.filter((each) => each.keepsRunning && each.on === undefined);
     let state: string | undefined;
     for (const [at, command] of commands.entries()) {
       const { when, script, as, keepsRunning } = command;
       if (when !== undefined && state !== `${when.address} ${when.is}`) {
         state = `${when.address} ${when.is}`;
-        if (when.is === "dead") await machineAt(when.address).kill();
+        hosts.heal();
+        if (when.is === "dead") await die(when.address);
       }
-      const on = command.on === undefined ? machines : [machineAt(command.on)];
+      const on = command.on === undefined ? machines.slice(0, 2) : [machineAt(command.on)];
       for (const machine of on) {
         if (keepsRunning) await machine.start(script);
         else await machine.run(script, as);
@@ -87,7 +99,7 @@ describe.skipIf(obstacle !== undefined)("Two machines (root on Linux, PostgreSQL
       }
     }
     const dead = new Set(commands.flatMap(({ when }) => (when?.is === "dead" ? when.address : [])));
-    expect(dead.size).toBe(2);
+    expect(dead.size).toBe(3);
   });
 });
 
