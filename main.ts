@@ -339,6 +339,19 @@ atGateway(bucketCommand.command("set"))
   .argument("<settings...>", "name=value")
   .action(async (bucket, settings, options) => await setBucket(bucket, settings, options));
 
+atGateway(program.command("explain"))
+  .summary("show where an object's bytes are")
+  .description(
+    "Shows an object's version, its chunks, and each of their copies as its store sees it: place in the volume's file, whether it is served, and whether its bytes verify, which are read for that.",
+  )
+  .argument("<bucket/key>", "the object")
+  .option("--version-id <id>", "another version than the latest")
+  .option("--json", "for machines")
+  .action(async (target, options) => {
+    const { printExplanation } = await import("./explain.ts");
+    await printExplanation(target, options);
+  });
+
 program
   .command("credentials")
   .summary("show the root user's key as curl -u takes it")

@@ -22,6 +22,7 @@ import type {
   OrderStatus,
   OrdersAnswer,
   VerifyVolumeRequest,
+  VolumeDetails,
   VolumeMap,
 } from "./protocol.ts";
 
@@ -29,6 +30,7 @@ export { copiesMax, placementText, type Spread } from "./placement.ts";
 export { isLongOrder } from "./plan.ts";
 export type {
   CompactAllAnswer,
+  CopyDetails,
   DirectoryStatus,
   Grant,
   Heartbeat,
@@ -39,6 +41,7 @@ export type {
   OrderStatus,
   StoreStatus,
   VolumeClass,
+  VolumeDetails,
   VolumeStatus,
 } from "./protocol.ts";
 export { VolumeDirectory, type WritableVolume } from "./volume-directory.ts";
@@ -93,6 +96,11 @@ export class DirectoryClient {
 
   async status(requestId?: string): Promise<DirectoryStatus> {
     return await this.#get("/status", requestId);
+  }
+
+  /** One volume with its copies. */
+  async volume(id: number, requestId?: string): Promise<VolumeDetails> {
+    return await this.#get(`/volumes/${id}`, requestId);
   }
 
   /** Who leads, as the directory says that answers first. */

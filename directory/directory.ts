@@ -34,13 +34,14 @@ import type {
   HeartbeatReply,
   Shortfall,
   StoreStatus,
+  VolumeDetails,
   VolumeMap,
   VolumeStatus,
 } from "./protocol.ts";
 import { membersOf, onePlacementText } from "./records.ts";
 import { Replies } from "./replies.ts";
 import type { DirectoryTables } from "./schema.ts";
-import { directoryStatus, shortfallOf } from "./status.ts";
+import { directoryStatus, shortfallOf, volumeDetails } from "./status.ts";
 import { MapBook } from "./volume-map.ts";
 import { Wants } from "./wants.ts";
 
@@ -246,6 +247,11 @@ export class Directory {
   status(): DirectoryStatus {
     this.#notice();
     return directoryStatus(this.#parts());
+  }
+
+  volumeDetails(volume: number): VolumeDetails | undefined {
+    this.#notice();
+    return volumeDetails(this.#parts(), volume);
   }
 
   shortfall(): Shortfall {

@@ -5,6 +5,7 @@
  *   GET  /map?after=V&wait=MS     the volume map, once it is another than version V; `want=` (several times)
  *                                 names kinds of volumes that the gateway writes to (wants.ts)
  *   GET  /status                  stores and volumes, for people and tools
+ *   GET  /volumes/{id}            one volume with its copies
  *   GET  /shortfall               volumes that have too few copies
  *   POST /stores/{id}/drain       moves all copies away; {"undo": true} takes it back. An address will do.
  *   POST /volumes/{id}/move       moves one copy {from, to}
@@ -169,6 +170,16 @@ function makeRoutes({
       pattern: /^GET \/shortfall$/,
       async answer({ response }) {
         answerJson(response, 200, directory.shortfall());
+      },
+    },
+    {
+      pattern: /^GET \/volumes\/([0-9]{1,10})$/,
+      async answer({ response, parts }) {
+        const details = directory.volumeDetails(Number(parts[0]));
+        if (details === undefined) {
+          throw new Failure("not-found", `Cannot find volume ${parts[0]}`);
+        }
+        answerJson(response, 200, details);
       },
     },
     {

@@ -16,6 +16,7 @@ import { Blobs } from "./blobs.ts";
 import { bucketPlacement } from "./bucket-placement.ts";
 import { Buckets } from "./buckets.ts";
 import { readCredentials } from "./client.ts";
+import { Explainer } from "./explain.ts";
 import { Forms } from "./forms.ts";
 import { Images } from "./images/images.ts";
 import { makeGatewayMetrics } from "./metrics.ts";
@@ -91,6 +92,7 @@ export async function runGateway(config: GatewayConfig): Promise<void> {
       catalog,
       buckets: new Buckets(catalog),
       objects: new Objects({ ...parts, cache, pictures }),
+      explainer: new Explainer({ catalog, directory, stores, cache, pictures }),
       forms: new Forms(parts),
       directory,
       metrics: makeGatewayMetrics(registry, cache, blobs.counts),

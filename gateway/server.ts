@@ -8,6 +8,7 @@
  *   PATCH  /{bucket}?settings     change settings
  *   POST   /{bucket}              upload a form
  *   PUT    /{bucket}/{key}        store an object          GET, HEAD, DELETE likewise
+ *   GET    /{bucket}/{key}?explain   where it is: for operators
  */
 
 import { createServer, type IncomingMessage, type Server } from "node:http";
@@ -23,6 +24,7 @@ import { prefersJson, sendFailure } from "./answers.ts";
 import { authenticate, type Principal, requireRoot } from "./auth.ts";
 import type { Buckets } from "./buckets.ts";
 import type { GatewayStatus } from "./client.ts";
+import type { Explainer } from "./explain.ts";
 import type { Forms } from "./forms.ts";
 import type { GatewayMetrics } from "./metrics.ts";
 import type { ObjectRequest, ReadRequest } from "./object-request.ts";
@@ -33,6 +35,7 @@ export interface GatewayServerOptions {
   catalog: Catalog;
   buckets: Buckets;
   objects: Objects;
+  explainer: Explainer;
   forms: Forms;
   directory: DirectoryClient;
   metrics: GatewayMetrics;
@@ -146,7 +149,7 @@ function continueBody({ req, res }: Context): void {
 }
 
 function makeRouter(options: GatewayServerOptions): Router<State> {
-  const { catalog, buckets, objects, forms, directory } = options;
+  const { catalog, buckets, objects, forms, directory, explainer } = options;
   const router = new Router<State>();
 
   const bucketOf = (context: Context & { state: State }) =>
@@ -222,6 +225,12 @@ function makeRouter(options: GatewayServerOptions): Router<State> {
     await objects.put(context, request);
   });
   router.get(objectPath, async (context) => {
+    if (context.method === "GET" && context.state.query.has("explain")) {
+      requireRoot(context.state.principal);
+      context.body = `${JSON.stringify(await explainer.explain(objectOf(context)))}\n`;
+      context.type = "application/json";
+      return;
+    }
     await objects.get(context, objectOf(context));
   });
   router.delete(objectPath, async (context) => {
