@@ -23,7 +23,7 @@ export async function printExplanation(
   process.stdout.write(text ?? formatExplanation(explanation, Date.now()));
 }
 
-export function formatExplanation(explanation: Explanation, nowMs: number): string {
+function formatExplanation(explanation: Explanation, nowMs: number): string {
   const { bucket, key, versionId, isLatest, isDeleteMarker, size, image } = explanation;
   const { etag, contentType, modifiedMs, chunkCount, chunks, variantsInMemory } = explanation;
   const what = isDeleteMarker

@@ -279,7 +279,9 @@ const gatewayCommand = program
   .addOption(
     new Option("--port <port>", "port to listen on, 0 for any").argParser(port).default(8333),
   )
+  .option("--advertise <host:port>", "where the directory sends clients, where that is another")
   .addOption(tokenFile())
+  .addOption(nativeAccess())
   .addOption(catalog())
   .addOption(cacheBytes())
   .addOption(deleteDelay())

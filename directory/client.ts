@@ -46,6 +46,14 @@ export type {
 } from "./protocol.ts";
 export { VolumeDirectory, type WritableVolume } from "./volume-directory.ts";
 
+/** The answer of /dir/assign. */
+interface NativeAssignment {
+  fid: string;
+  url: string;
+  publicUrl: string;
+  count: number;
+}
+
 const callTimeoutMs = 5_000;
 
 /** With another directory to turn to, one that hangs is left sooner, and a poll of the map is shorter. */
@@ -75,16 +83,21 @@ export class DirectoryClient {
     );
   }
 
-  /** `wants` are kinds of volumes that the caller writes to (wants.ts). */
+  /**
+   * `wants` are kinds of volumes that the caller writes to (wants.ts), `gateways` the addresses under which clients
+   * reach it, or those that it speaks for.
+   */
   async map(
     after: string,
     waitMs: number,
     signal: AbortSignal,
     wants: readonly string[] = [],
+    gateways: readonly string[] = [],
   ): Promise<VolumeMap> {
     const heldMs = this.#tellers.areSeveral ? Math.min(waitMs, severalMapWaitMs) : waitMs;
     const query = new URLSearchParams({ after, wait: String(heldMs) });
     for (const want of wants) query.append("want", want);
+    for (const gateway of gateways) query.append("gateway", gateway);
     const path = `/map?${query}`;
     const timeoutMs = this.#hangMs + heldMs;
     return await this.#tellers.ask(
@@ -109,6 +122,11 @@ export class DirectoryClient {
     return await this.#tellers.ask((address) =>
       this.#caller.callJson<LeaderStatus>({ ...call, address }),
     );
+  }
+
+  /** A fid of a native volume, with the parameters of /dir/assign. */
+  async assign(parameters: URLSearchParams, requestId?: string): Promise<NativeAssignment> {
+    return await this.#get(`/dir/assign?${parameters}`, requestId);
   }
 
   /** Has a volume rewritten without what is dead in it; an open one is sealed first. */

@@ -5,6 +5,7 @@
  *   GET    /_status               stores, volumes, buckets: for operators
  *   PUT    /{bucket}              make a bucket            DELETE, HEAD likewise
  *   GET    /{bucket}              list objects             ?settings: the bucket's settings
+ *   POST   /submit                store a form's file under a fid, as SeaweedFS does (submit.ts)
  *   PATCH  /{bucket}?settings     change settings
  *   POST   /{bucket}              upload a form
  *   PUT    /{bucket}/{key}        store an object          GET, HEAD, DELETE likewise
@@ -29,6 +30,7 @@ import type { Forms } from "./forms.ts";
 import type { GatewayMetrics } from "./metrics.ts";
 import type { ObjectRequest, ReadRequest } from "./object-request.ts";
 import type { Objects } from "./objects.ts";
+import { type Submitter, submitPath } from "./submit.ts";
 import { readTarget, splitUrl } from "./target.ts";
 
 export interface GatewayServerOptions {
@@ -37,6 +39,7 @@ export interface GatewayServerOptions {
   objects: Objects;
   explainer: Explainer;
   forms: Forms;
+  submitter: Submitter;
   directory: DirectoryClient;
   metrics: GatewayMetrics;
   log: Log;
@@ -80,6 +83,13 @@ export function makeGatewayServer(options: GatewayServerOptions): Server {
     });
     try {
       context.state.query = new URLSearchParams(splitUrl(req.url ?? "/").query);
+      if (splitUrl(req.url ?? "/").path === submitPath) {
+        context.respond = false;
+        const { query } = context.state;
+        const asked = { query, requestId, continueBody: () => continueBody(context) };
+        await options.submitter.answer(req, res, asked);
+        return;
+      }
       const { authorization } = req.headers;
       context.state.principal = await authenticate(options.catalog, authorization);
       await next();
