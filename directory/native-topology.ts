@@ -6,7 +6,7 @@
 import { splitTtl, ttlUnitNumber } from "../base/ttl.ts";
 import type { StoreStatus, VolumeStatus } from "./protocol.ts";
 
-export const version = "Hayloft";
+const version = "Hayloft";
 export const diskType = "hdd";
 
 /** What one volume is taken for where SeaweedFS counts space in volumes. */
