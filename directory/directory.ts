@@ -15,6 +15,7 @@
 
 import type { Kysely } from "kysely";
 import type { Clock } from "../base/clock.ts";
+import { Failure } from "../base/failure.ts";
 import type { Log } from "../base/log.ts";
 import type { Random } from "../base/random.ts";
 import { type Runtime, systemRuntime } from "../base/runtime.ts";
@@ -25,7 +26,7 @@ import type { Transact } from "./lease.ts";
 import { Draft, Ledger } from "./ledger.ts";
 import { nativeVolumesOf } from "./native-volumes.ts";
 import { type EndedOrder, OrderBook } from "./order-book.ts";
-import { isLongOrder } from "./plan.ts";
+import { chooseWeighted, isLongOrder } from "./plan.ts";
 import { type CompactionPolicy, compactionDefaults, planCompaction } from "./plan-compaction.ts";
 import { type Presence, Presences } from "./presences.ts";
 import type {
@@ -34,13 +35,14 @@ import type {
   HeartbeatReply,
   Shortfall,
   StoreStatus,
+  VolumeDetails,
   VolumeMap,
   VolumeStatus,
 } from "./protocol.ts";
 import { membersOf, onePlacementText } from "./records.ts";
 import { Replies } from "./replies.ts";
 import type { DirectoryTables } from "./schema.ts";
-import { directoryStatus, shortfallOf } from "./status.ts";
+import { directoryStatus, shortfallOf, volumeDetails } from "./status.ts";
 import { MapBook } from "./volume-map.ts";
 import { Wants } from "./wants.ts";
 
@@ -248,6 +250,11 @@ export class Directory {
     return directoryStatus(this.#parts());
   }
 
+  volumeDetails(volume: number): VolumeDetails | undefined {
+    this.#notice();
+    return volumeDetails(this.#parts(), volume);
+  }
+
   shortfall(): Shortfall {
     return shortfallOf(this.#parts());
   }
@@ -289,6 +296,31 @@ export class Directory {
   /** Fids of class `native` that nobody has. */
   async assign(request: AssignRequest, signal?: AbortSignal): Promise<Assignment> {
     return await this.#assigner.assign(request, signal);
+  }
+
+  /** Makes native volumes ahead of demand; fails with `full` where no store that may have one has space. */
+  async growNative(
+    count: number,
+    { ttlSeconds, address, within }: Pick<AssignRequest, "ttlSeconds" | "address" | "within">,
+  ): Promise<void> {
+    const { random } = this.#options;
+    await this.change((draft) => {
+      const targets = [...this.#presences.values()].filter(
+        (presence) =>
+          (address === undefined || presence.address === address) &&
+          within?.has(presence.store) !== false &&
+          presence.freeBytes > 0 &&
+          this.#keeper.canTake(draft, presence),
+      );
+      const want = { class: "native", placement: onePlacementText } as const;
+      for (let made = 0; made < count; made++) {
+        const target = chooseWeighted(targets, ({ freeBytes }) => freeBytes, random.fraction());
+        if (target === undefined) {
+          throw new Failure("full", "Cannot grow: no store that may have a volume has space");
+        }
+        this.#keeper.create(draft, { ...want, members: [target.store], ttlSeconds });
+      }
+    });
   }
 
   /** Whether it is too early to say that a volume is nowhere: not every known store has called. */
