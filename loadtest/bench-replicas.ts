@@ -72,7 +72,7 @@ export async function benchReplicasGet(bench: BenchRun): Promise<void> {
 
 type Specify = (bucket: (typeof buckets)[number]) => Promise<Omit<LoadSpec, "seconds">>;
 
-/** What a side's rounds have used, for each request. */
+/** What a side's rounds have used for each request, those for warming up too. */
 interface Used {
   processorMicros: number[];
   syncs: number[];
@@ -116,13 +116,16 @@ async function compareCopies(
         },
       };
     });
+    // Several processes get warm more slowly than one, and the side that comes first would pay for it.
+    for (const { run } of [...sides, ...sides]) await run();
     const rateRatio = report.compare(await takeTurns(sides, rounds), { unit: "requests" });
+    const medianOf = (values: readonly number[] = []) => median(values.slice(-rounds));
     const [two = Number.NaN, one = Number.NaN] = used.map(({ processorMicros }) =>
-      median(processorMicros),
+      medianOf(processorMicros),
     );
     for (const [at, { copies }] of buckets.entries()) {
-      const micros = formatRate(median(used[at]?.processorMicros ?? []));
-      const syncs = median(used[at]?.syncs ?? []).toFixed(3);
+      const micros = formatRate(medianOf(used[at]?.processorMicros));
+      const syncs = medianOf(used[at]?.syncs).toFixed(3);
       report.note(
         `${`copies=${copies}`.padEnd(16)} ${micros} µs of processor and ${syncs} syncs for a request, all processes together`,
       );
