@@ -225,7 +225,12 @@ export class Assigner {
     const open = [...this.#places.values()].filter(
       (place) => stores.has(place.store) && this.#isOpen(place, request),
     );
-    for (const place of open) this.#wish(place, request.count);
+    for (const place of open) {
+      // One that holds a single request would be used up at once, and remnants of it hide that it is short.
+      const rangeCount = Math.max(place.rangeCount, 2 * request.count);
+      place.rangeCount = Math.min(rangeCount, rangeCounts.max);
+      this.#wish(place, request.count);
+    }
     if (open.length > 0) return;
     // Asked already is asked: another store would make a second volume for the same demand.
     const isGrowing = [...stores.keys()].some((store) => this.#isGrowing(store, request));

@@ -19,28 +19,26 @@ import type { Log } from "../base/log.ts";
 import type { Random } from "../base/random.ts";
 import { type Runtime, systemRuntime } from "../base/runtime.ts";
 import { Assigner, type Assignment, type AssignRequest } from "./assigner.ts";
-import { Bell } from "./bell.ts";
 import { Copying, type CopyingOptions, copyingDefaults } from "./copying.ts";
 import { Keeper } from "./keeper.ts";
 import type { Transact } from "./lease.ts";
 import { Draft, Ledger } from "./ledger.ts";
 import { nativeVolumesOf } from "./native-volumes.ts";
 import { type EndedOrder, OrderBook } from "./order-book.ts";
-import { renewed } from "./order-text.ts";
-import { isLongOrder, ordersToSend } from "./plan.ts";
+import { isLongOrder } from "./plan.ts";
 import { type CompactionPolicy, compactionDefaults, planCompaction } from "./plan-compaction.ts";
 import { type Presence, Presences } from "./presences.ts";
 import type {
   DirectoryStatus,
   Heartbeat,
   HeartbeatReply,
-  Order,
   Shortfall,
   StoreStatus,
   VolumeMap,
   VolumeStatus,
 } from "./protocol.ts";
 import { membersOf, onePlacementText } from "./records.ts";
+import { Replies } from "./replies.ts";
 import type { DirectoryTables } from "./schema.ts";
 import { directoryStatus, shortfallOf } from "./status.ts";
 import { MapBook } from "./volume-map.ts";
@@ -82,6 +80,9 @@ const stoodStillMs = 1_000;
 const repairMs = 1_000;
 const balanceMs = 10_000;
 
+/** With more stores, what each of them needs is looked at once in a tick, not whenever one has news. */
+const fewStores = 100;
+
 /** Volumes looked at anew in one tick; more have their turn in the next. */
 const tendMax = 5_000;
 
@@ -93,11 +94,10 @@ export class Directory {
   readonly #keeper: Keeper;
   readonly #copying: Copying;
   readonly #map: MapBook;
+  readonly #replies: Replies;
   readonly #wants = new Wants();
   readonly #boot: string;
   readonly #startedMs: number;
-  /** Per store: there may be something to say in the reply that is held. */
-  readonly #news = new Map<string, Bell>();
   /** What is on record; undefined before it is read, and after a commit that nobody knows the end of. */
   #ledger: Ledger | undefined;
   /** The database is changed by one after the other. */
@@ -105,6 +105,7 @@ export class Directory {
   /** Volumes to be looked at. */
   readonly #dirty = new Set<number>();
   #isGrowthDue = true;
+  #grownMs = Number.NEGATIVE_INFINITY;
   #tickedMs = Number.NEGATIVE_INFINITY;
   #repairedMs = Number.NEGATIVE_INFINITY;
   #balancedMs = Number.NEGATIVE_INFINITY;
@@ -141,6 +142,8 @@ export class Directory {
       wake: (store) => this.wake(store),
       waitMsMax: this.#options.assignWaitMsMax,
     });
+    const [keeper, assigner] = [this.#keeper, this.#assigner];
+    this.#replies = new Replies({ presences, keeper, assigner, runtime });
   }
 
   /** Looks at the time every now and then, until `close`. Heartbeats do so too. */
@@ -180,7 +183,7 @@ export class Directory {
   async heartbeat(heartbeat: Heartbeat, signal?: AbortSignal): Promise<HeartbeatReply> {
     const { store, waitMs = 0 } = heartbeat;
     const wantsWhole = await this.#takeIn(heartbeat);
-    const bell = this.#newsOf(store);
+    const bell = this.#replies.bellOf(store);
     let isOver = waitMs === 0 || wantsWhole;
     const heldMs = Math.min(waitMs, heartbeatWaitMsMax);
     const cancel = isOver
@@ -191,11 +194,12 @@ export class Directory {
         });
     for (;;) {
       const { rings } = bell;
-      const reply = { ...this.#replyTo(heartbeat), wantsWhole };
-      if (isOver || signal?.aborted === true || this.#isNews(heartbeat, reply)) {
+      const said = this.#replies.make(heartbeat, this.#ledger);
+      const reply = { ...said, boot: this.#boot, wantsWhole };
+      if (isOver || signal?.aborted === true || this.#replies.isNews(heartbeat, reply)) {
         cancel?.();
         // Whoever has hung up did not hear it.
-        if (signal?.aborted !== true) this.#noteSent(heartbeat, reply);
+        if (signal?.aborted !== true) this.#replies.noteSent(heartbeat, reply);
         return reply;
       }
       if (bell.rings === rings) await bell.next(heartbeatWaitMsMax, signal);
@@ -225,6 +229,7 @@ export class Directory {
     const { clock } = this.#options;
     if (this.#wants.add(wants, clock.monotonicMs())) {
       this.#isGrowthDue = true;
+      this.#grownMs = Number.NEGATIVE_INFINITY;
       await this.#decide();
     }
     const deadline = clock.monotonicMs() + waitMs;
@@ -323,7 +328,7 @@ export class Directory {
 
   /** Lets a store hear at once of what was ordered. */
   wake(store: string): void {
-    this.#newsOf(store).ring();
+    this.#replies.bellOf(store).ring();
   }
 
   /** Ends the open life of a volume; returns the orders for it. */
@@ -401,14 +406,16 @@ export class Directory {
     }
     if (clock.monotonicMs() - this.#tickedMs >= tickMs) this.#lookAtTime();
     const hasEnded = done.length + failed.length > 0;
-    if (hasEnded || isNewRun || this.#dirty.size > 0 || this.#isGrowthDue) {
+    if (hasEnded || isNewRun || this.#dirty.size > 0 || this.#mayGrow()) {
       await this.#decide(heartbeat, presence);
     }
-    if (changed.size > 0 || hasEnded || isNewRun || heartbeat.grants.length > 0) {
-      const ledger = this.#ledger;
+    const ledger = this.#ledger;
+    const isNative = (volume: number) => ledger?.volumes.get(volume)?.class === "native";
+    const concernsNative = [...changed].some(isNative) || heartbeat.grants.length > 0;
+    if (concernsNative || hasEnded || isNewRun) {
       const native = ledger === undefined ? [] : nativeVolumesOf(ledger, presence);
       this.#assigner.takeIn(store, native, heartbeat.grants);
-      this.#forgetGranted(presence);
+      this.#replies.forgetGranted(presence);
     }
     return news.wantsWhole;
   }
@@ -443,8 +450,10 @@ export class Directory {
           : this.#endOrders(draft, heartbeat, presence);
       for (const { order } of ended) this.#keeper.tend(draft, order.volume);
       for (const volume of dirty) this.#keeper.tend(draft, volume);
-      if (this.#isGrowthDue || draft.isActivityChanged) {
+      if (draft.isActivityChanged) this.#isGrowthDue = true;
+      if (this.#mayGrow()) {
         this.#isGrowthDue = false;
+        this.#grownMs = this.#options.clock.monotonicMs();
         this.#keeper.grow(draft, this.#wants.all(this.#options.clock.monotonicMs()));
       }
       if (presence !== undefined) this.#compactByItself(draft, presence);
@@ -456,6 +465,12 @@ export class Directory {
     if (ledger === undefined) return;
     for (const volume of dirty) this.#map.update(ledger, volume);
     this.#map.announce();
+  }
+
+  #mayGrow(): boolean {
+    if (!this.#isGrowthDue) return false;
+    const { clock } = this.#options;
+    return this.#presences.size <= fewStores || clock.monotonicMs() - this.#grownMs >= tickMs;
   }
 
   /** Puts the store on record, and takes out what it says has ended. */
@@ -574,72 +589,6 @@ export class Directory {
       }
     }
     this.#map.announce();
-  }
-
-  #replyTo({ store, run }: Heartbeat): Omit<HeartbeatReply, "wantsWhole"> {
-    const presence = this.#presences.get(store);
-    const ledger = this.#ledger;
-    // A process that was succeeded while its reply was held has nothing to carry out any more.
-    if (presence?.run !== run || ledger === undefined) {
-      return { orders: [], boot: this.#boot, reserve: [] };
-    }
-    const isRunning = ({ order, kind, volume }: Order) =>
-      presence.sentOrders.has(order) || presence.volumes.get(volume)?.operation?.kind === kind;
-    const pending = ledger.ordersOf(store);
-    const orders =
-      pending.length === 0
-        ? []
-        : ordersToSend(
-            pending.map(({ order, volume }) => ({
-              order,
-              volumeState: ledger.volumes.get(volume)?.state,
-            })),
-            isRunning,
-          );
-    const wishes = this.#assigner.wishesOf(store);
-    return {
-      orders: orders.map((order) => this.#renewed(ledger, order, store)),
-      boot: this.#boot,
-      reserve: wishes,
-    };
-  }
-
-  #renewed(ledger: Ledger, order: Order, store: string): Order {
-    const record = ledger.volumes.get(order.volume);
-    if (record === undefined) return order;
-    return renewed(order, this.#keeper.viewOf(new Draft(ledger), record), store);
-  }
-
-  #isNews({ store }: Heartbeat, { orders, reserve }: HeartbeatReply): boolean {
-    const presence = this.#presences.get(store);
-    return (
-      orders.some(({ order }) => presence?.sentOrders.has(order) !== true) ||
-      reserve.some(({ volume, count }) => (presence?.sentWishes.get(volume) ?? 0) < count)
-    );
-  }
-
-  #noteSent({ store, run }: Heartbeat, { orders, reserve }: HeartbeatReply): void {
-    const presence = this.#presences.get(store);
-    if (presence?.run !== run) return;
-    presence.sentOrders = new Set(orders.map(({ order }) => order));
-    presence.sentWishes = new Map(reserve.map(({ volume, count }) => [volume, count]));
-  }
-
-  /** A wish that was granted is over: the next for the same volume is news again. */
-  #forgetGranted({ store, sentWishes }: Presence): void {
-    const wished = new Set(this.#assigner.wishesOf(store).map(({ volume }) => volume));
-    for (const volume of [...sentWishes.keys()]) {
-      if (!wished.has(volume)) sentWishes.delete(volume);
-    }
-  }
-
-  #newsOf(store: string): Bell {
-    let bell = this.#news.get(store);
-    if (bell === undefined) {
-      bell = new Bell(this.#options.runtime);
-      this.#news.set(store, bell);
-    }
-    return bell;
   }
 
   #isServed(store: string, { volume }: VolumeStatus): boolean {
