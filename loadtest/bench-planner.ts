@@ -14,11 +14,11 @@ const movedMax = 1.1;
 
 const count = (value: number): string => Math.round(value).toLocaleString("en-US");
 
-export async function benchPlanner({ report, volumes, serverCore }: BenchRun): Promise<void> {
+export async function benchPlanner({ report, volumeCopies, serverCore }: BenchRun): Promise<void> {
   report.heading(
-    `planner: the directory with ${count(volumes)} volumes of ${copiesOfVolume} copies on ${count(storeCount)} stores, in memory`,
+    `planner: the directory with ${count(volumeCopies)} copies, ${copiesOfVolume} of each volume, on ${count(storeCount)} stores, in memory`,
   );
-  const copiesOfStore = Math.ceil((volumes * copiesOfVolume) / storeCount);
+  const copiesOfStore = Math.ceil(volumeCopies / storeCount);
   const result = await lineOf<PlannerResult>(
     "engine/planner.ts",
     [storeCount, copiesOfStore],

@@ -3,7 +3,8 @@
  *
  *     npm run bench [-- photo|store|cluster] [--strict] [--only LINE]... [--rounds N] [--seconds N] [--seed N]
  *                   [--size 2GiB] [--needles 20000000] [--rebuild-size 2GiB] [--cold-size 4GiB]
- *                   [--compaction-size 1GiB] [--scrub-size 1GiB] [--volumes 3000000] [--no-pin] [--folder F]
+ *                   [--compaction-size 1GiB] [--scrub-size 1GiB] [--volume-copies 3000000]
+ *                   [--no-pin] [--folder F]
  *
  * `photo` are the lines of a whole `hayloft up`, `store` those of the volume engine, `cluster` those of
  * several machines; all without a name.
@@ -74,7 +75,7 @@ async function main(): Promise<number> {
       seconds: { type: "string", default: "3" },
       size: { type: "string", default: "2GiB" },
       needles: { type: "string", default: "20000000" },
-      volumes: { type: "string", default: "3000000" },
+      "volume-copies": { type: "string", default: "3000000" },
       "rebuild-size": { type: "string", default: "2GiB" },
       "cold-size": { type: "string", default: "4GiB" },
       "compaction-size": { type: "string", default: "1GiB" },
@@ -95,7 +96,7 @@ async function main(): Promise<number> {
     seconds: wholeNumber("seconds", values.seconds),
     seed: wholeNumber("seed", values.seed),
     needles: wholeNumber("needles", values.needles),
-    volumes: wholeNumber("volumes", values.volumes),
+    volumeCopies: wholeNumber("volume-copies", values["volume-copies"]),
     largeBytes: size("size"),
     rebuildBytes: size("rebuild-size"),
     coldBytes: size("cold-size"),
