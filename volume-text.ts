@@ -64,8 +64,8 @@ export function formatList(volumes: readonly ListedVolume[], nowMs: number): str
   const hasIndex = volumes.some((volume) => "indexBytes" in volume);
   const stores = new Set(volumes.flatMap((volume) => ("store" in volume ? [volume.store] : [])));
   const rows = volumes.map((volume): Record<string, string> => {
-    if (volume.state === "unreadable") {
-      return { volume: String(volume.volume), state: "unreadable", notes: volume.reason };
+    if ("reason" in volume) {
+      return { volume: String(volume.volume), state: volume.state, notes: volume.reason };
     }
     const { lengthBytes, deadBytes, scrubbedMs, trashBytes } = volume;
     return {

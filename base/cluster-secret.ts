@@ -124,7 +124,7 @@ export class SecretKey {
   /**
    * HMAC-SHA256 of the text in UTF-8, in base64url, with the 64 digits themselves as the key.
    *
-   * Written out as two hashes because that is half the price of `createHmac`, which every photo would
+   * Written out as two hashes because that is half the price of `createHmac`, which every call would
    * pay twice. The digits fill a block of SHA-256, and the inner pad of digits is ASCII again.
    */
   mac(text: string): string {

@@ -46,6 +46,8 @@ export interface FileSystem {
     content: Uint8Array | readonly Uint8Array[],
     permissions?: number,
   ): Promise<void>;
+  /** Durably gives a file another name in its folder, in the place of whatever had that name. */
+  rename(names: { source: string; target: string }): Promise<void>;
   /** Names in the folder, sorted; none if there is no such folder. */
   list(folder: string): Promise<string[]>;
   /** Durably removes the file; nothing happens if there is none. */
@@ -193,6 +195,11 @@ export const diskFiles: FileSystem = {
     // can leave the new name on old bytes.
     await rename(temporary, file);
     await diskFiles.syncFolder(path.dirname(file));
+  },
+
+  async rename({ source, target }) {
+    await rename(source, target);
+    await diskFiles.syncFolder(path.dirname(target));
   },
 
   async list(folder) {

@@ -94,7 +94,9 @@ export class LeanGetter {
       const outcome = await connection.exchange(options);
       if (outcome instanceof Failure) throw outcome;
       if (outcome !== "closed-before") {
-        if (connection.isUsable) this.#keep(address, connection);
+        // What refused the signature serves this connection from now on, and that is the slow way.
+        if (outcome.challenge !== undefined) connection.destroy();
+        else if (connection.isUsable) this.#keep(address, connection);
         return outcome;
       }
       if (isFresh) {

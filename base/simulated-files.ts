@@ -360,6 +360,19 @@ export class SimulatedFiles implements FileSystem {
     await this.syncFolder(path.dirname(name));
   }
 
+  async rename({ source, target }: { source: string; target: string }): Promise<void> {
+    const before = path.resolve(source);
+    const name = path.resolve(target);
+    await this.#disk.later(() =>
+      this.#disk.operate("rename", name, ({ extent }) => {
+        const inode = this.#names.get(before);
+        if (inode === undefined) throw diskError("ENOENT", "rename", before);
+        if (extent === "all") this.#change(name, { removed: before, inode });
+      }),
+    );
+    await this.syncFolder(path.dirname(name));
+  }
+
   list(folder: string): Promise<string[]> {
     return this.#disk.later(() => {
       const place = path.resolve(folder);

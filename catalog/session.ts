@@ -67,13 +67,14 @@ export class Sessions {
     yield* this.#queries.close.run({ session, nowMs });
   }
 
-  // Two that make the catalog at once would both be session 1: the row of one of them is refused, and with
-  // it the catalog's second id.
   *#open(freshId: string, nowMs: number): Work<OpenedSession> {
-    let id = (yield* this.#queries.findCatalog.first({}))?.id;
+    const id = (yield* this.#queries.findCatalog.first({}))?.id;
     if (id === undefined) {
-      id = freshId;
-      yield* this.#queries.makeCatalog.run({ id });
+      // Whoever makes the catalog is session 1, whatever sessions there are to be seen by now: of two that
+      // make it at once, the row of one is refused, and with it the catalog's second id.
+      yield* this.#queries.makeCatalog.run({ id: freshId });
+      yield* this.#queries.insert.run({ session: 1, nowMs });
+      return { id: freshId, session: 1 };
     }
     const session = ((yield* this.#queries.findLast.first({}))?.id ?? 0) + 1;
     yield* this.#queries.insert.run({ session, nowMs });

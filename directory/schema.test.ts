@@ -2,15 +2,16 @@ import { DatabaseSync } from "node:sqlite";
 import { sql } from "kysely";
 import { expect, test } from "vitest";
 import { makeLog } from "../base/log.ts";
+import { migrate } from "../base/migrate.ts";
 import { seededRandom } from "../base/random.ts";
-import { kyselyOn, migrate } from "../base/sqlite.ts";
+import { kyselyOn } from "../base/sqlite.ts";
 import { Directory } from "./directory.ts";
 import { emptyStatus, FakeStore } from "./fake-store.ts";
 import { type DirectoryTables, directoryMigrations } from "./schema.ts";
 
 test("A database from before replicas is carried over: each volume has one copy, where it was", async () => {
   const database = kyselyOn<DirectoryTables>(new DatabaseSync(":memory:"));
-  const { "003-replicas": _, ...before } = directoryMigrations;
+  const { "004-replicas": _, ...before } = directoryMigrations;
   await migrate(database, before);
   const store = new FakeStore("a");
   await sql`insert into stores values (${store.id}, 'a:1', ${store.run}, 1)`.execute(database);

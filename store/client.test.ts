@@ -111,6 +111,27 @@ test("A batch of blobs comes back as it was, in ordinals that follow each other,
   }
 });
 
+test("Reads take the fast way as soon as it is known how to sign them", async () => {
+  const { data, metadata } = blobOf(random.bytes(1_000));
+  const fid = await client.append({ ...call("disk"), data, metadata });
+  const strange = new StoreClient(new Caller(secret));
+  let byHttp = 0;
+  server.on("request", () => {
+    byHttp += 1;
+  });
+  for (const [reader, refused] of [
+    [client, 0],
+    [strange, 8],
+  ] as const) {
+    byHttp = 0;
+    const readAll = () =>
+      Promise.all(Array.from({ length: 8 }, () => reader.read(address, fid, "r")));
+    for (let round = 0; round < 5; round++) await readAll();
+    expect(byHttp).toBe(refused);
+  }
+  strange.close();
+});
+
 test("A batch of none is stored", async () => {
   expect(await client.appendAll({ ...call("disk"), blobs: [] })).toEqual([]);
   expect(needleCount()).toBe(0);

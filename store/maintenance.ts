@@ -57,8 +57,13 @@ export class Maintenance {
     const dueBeforeMs = clock.nowMs() - scrubIntervalMs * dueShare;
     const due = store
       .volumes()
-      .filter(({ scrubbedMs, operation }) => scrubbedMs < dueBeforeMs && operation === undefined)
-      .sort((left, right) => left.scrubbedMs - right.scrubbedMs)[0];
+      .filter(({ scrubbedMs, isSuspect }) => scrubbedMs < dueBeforeMs || isSuspect)
+      .filter(({ operation }) => operation === undefined)
+      // What a read found damaged comes first: how much of it there is decides what is done about it.
+      .sort((left, right) => {
+        const bySuspicion = Number(right.isSuspect) - Number(left.isSuspect);
+        return bySuspicion || left.scrubbedMs - right.scrubbedMs;
+      })[0];
     if (due === undefined) return;
     const { volume } = due.superblock;
     try {

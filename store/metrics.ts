@@ -78,8 +78,8 @@ export function makeStoreMetrics(store: Store, registry: Registry): StoreMetrics
     ],
     [
       "hayloft_store_trash_bytes",
-      "Bytes of old generations that are kept for a while.",
-      () => store.reports().reduce((sum, { trashBytes }) => sum + trashBytes, 0),
+      "Bytes of old generations, replaced copies and removed volumes that are kept for a while.",
+      () => store.trashBytes,
     ],
     [
       "hayloft_store_oldest_unverified_seconds",

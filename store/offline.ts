@@ -21,10 +21,10 @@ import { formatBytes } from "../base/units.ts";
 import { type ImportResult, importSeaweedVolume } from "./seaweed/import.ts";
 import { openSeaweedVolume } from "./seaweed/seaweed-volume.ts";
 import { unchangingFiles } from "./unchanging-files.ts";
-import { type Descriptor, decodeDescriptor } from "./volume/descriptor.ts";
+import { type Descriptor, decodeDescriptor, writeDescriptor } from "./volume/descriptor.ts";
 import { Volume } from "./volume/volume.ts";
 import type { VolumeEnvironment } from "./volume/volume-environment.ts";
-import { descriptorFile, listVolumes } from "./volume/volume-files.ts";
+import { descriptorFile, listVolumes, parseGenerationFile } from "./volume/volume-files.ts";
 import { exportVolume } from "./volume-export.ts";
 import {
   type DamageFacts,
@@ -39,9 +39,10 @@ import {
 /** Told now and then how far something is, in bytes or in blobs. */
 export type Progress = (done: number, total: number) => void;
 
+/** One that is no volume that could be looked at: it can't be opened, is in the trash, or is half a copy. */
 export interface UnreadableVolume {
   volume: number;
-  state: "unreadable";
+  state: "unreadable" | "trashed" | "copying";
   reason: string;
 }
 
@@ -124,19 +125,31 @@ export class OfflineStore {
     return ids.sort((left, right) => left - right);
   }
 
-  /** Every volume, by id; one that can't be opened with the reason. */
+  /** Every volume, by id; one that can't be looked at with the reason. */
   async list(): Promise<(VolumeFacts | UnreadableVolume)[]> {
     const listed: (VolumeFacts | UnreadableVolume)[] = [];
-    for (const id of await this.ids()) {
+    const ids = await this.ids();
+    for (const id of ids) {
       try {
         listed.push(await this.facts(id));
       } catch (error) {
         if (!(error instanceof Failure)) throw error;
-        if (error.kind === "not-found") continue; // dropped
-        listed.push({ volume: id, state: "unreadable", reason: error.message });
+        const reason = error.message;
+        if (error.kind !== "not-found") listed.push({ volume: id, state: "unreadable", reason });
+        else if (await this.#isTrashed(id)) listed.push({ volume: id, state: "trashed", reason });
+        // and one that was dropped is none any more
       }
     }
-    return listed;
+    const halves = (await this.#files.list(this.#folder)).flatMap((name) => {
+      const parsed = parseGenerationFile(name);
+      const isNew = parsed !== undefined && !ids.includes(parsed.volume);
+      return isNew && parsed.kind === "copying" ? [parsed.volume] : [];
+    });
+    for (const volume of halves) {
+      const reason = "a copy of it is being made, and goes on when the store runs";
+      listed.push({ volume, state: "copying", reason });
+    }
+    return listed.sort((left, right) => left.volume - right.volume);
   }
 
   async facts(id: number): Promise<VolumeFacts> {
@@ -165,7 +178,7 @@ export class OfflineStore {
     return archive;
   }
 
-  /** Reads every byte; returns what does not verify. If nothing, the disk has a note of when that was. */
+  /** Reads every byte; returns what does not verify. The disk has a note of it, or of when all was well. */
   async verify(id: number, rateBytes: number, progress: Progress): Promise<DamageFacts[]> {
     const own = descriptorFile(this.#folder, id);
     let note: Parameters<FileSystem["replace"]>[1] | undefined;
@@ -179,6 +192,7 @@ export class OfflineStore {
     try {
       const findings = await watch(volume, progress, () => volume.scrub({ rateBytes }));
       if (findings.length === 0 && note !== undefined) await this.#files.replace(own, note);
+      else await this.#noteDamage(id, volume.report().damagedBytes);
       return await nameDamage(volume, findings);
     } finally {
       await volume.close();
@@ -209,9 +223,7 @@ export class OfflineStore {
   ): Promise<CompactionPlan[]> {
     if (ids === undefined) {
       return (await this.list()).flatMap((volume) =>
-        volume.state !== "unreadable" && isWorthCompacting(volume, garbageRatioMin)
-          ? [planOf(volume)]
-          : [],
+        isReadable(volume) && isWorthCompacting(volume, garbageRatioMin) ? [planOf(volume)] : [],
       );
     }
     const plans: CompactionPlan[] = [];
@@ -303,6 +315,18 @@ export class OfflineStore {
     return await this.#look(id, async (volume) => volume.superblock.hasSparseKeys);
   }
 
+  async #isTrashed(id: number): Promise<boolean> {
+    return (await this.#readDescriptor(id))?.state === "trashed";
+  }
+
+  /** So that the store knows of it when it starts. */
+  async #noteDamage(id: number, damagedBytes: number): Promise<void> {
+    const descriptor = await this.#readDescriptor(id);
+    if (descriptor === undefined || damagedBytes === 0) return;
+    const file = descriptorFile(this.#folder, id);
+    await writeDescriptor(this.#files, file, { ...descriptor, damagedBytes });
+  }
+
   async #look<Result>(
     id: number,
     use: (volume: Volume, descriptor: Descriptor | undefined) => Promise<Result>,
@@ -346,7 +370,11 @@ export class OfflineStore {
 
   async #requireOwn(id: number, what: string): Promise<Descriptor> {
     const descriptor = await this.#readDescriptor(id);
-    if (descriptor === undefined || descriptor.state === "dropped") throw this.#unknown(id);
+    const { state } = descriptor ?? { state: "dropped" };
+    if (descriptor === undefined || state === "dropped") throw this.#unknown(id);
+    if (state === "trashed") {
+      throw new Failure("conflict", `Cannot ${what} volume ${id}: it is in the trash`);
+    }
     const others = descriptor.members.filter((member) => member !== this.id);
     if (others.length > 0) {
       throw new Failure(
@@ -390,6 +418,11 @@ export class OfflineStore {
   #unknown(id: number): Failure {
     return new Failure("not-found", `Cannot find volume ${id} in ${this.#folder}`);
   }
+}
+
+/** Whether a volume could be looked at. */
+function isReadable(volume: VolumeFacts | UnreadableVolume): volume is VolumeFacts {
+  return volume.state === "open" || volume.state === "sealed";
 }
 
 function takeLock(folder: string): FolderLock {

@@ -2,40 +2,29 @@
 
 import { Failure, messageOf } from "../base/failure.ts";
 import type { Caller } from "../base/http-call.ts";
-import type { ByteRange } from "../base/http-range.ts";
 import type { Runtime } from "../base/runtime.ts";
 import { batchHeader, encodeBatchHead } from "./batch-head.ts";
+import { type CopySource, HttpCopySource, type PlacedVolume } from "./copy-source.ts";
 import type { Batch } from "./volume/batch.ts";
 import type { Replicate } from "./volume/volume-writer.ts";
 
-export interface PeerVolume {
-  /** `host:port` of the store. */
-  address: string;
-  volume: number;
-  signal: AbortSignal;
-}
-
-export interface Peers {
+export interface Peers extends CopySource {
   /** Has a replica take a batch; returns when that has it as durable as it says. Never tried again. */
-  append(to: PeerVolume, batch: Batch): Promise<void>;
-  /** Bytes of a sealed volume's file. */
-  readFile(from: PeerVolume & { generation: number }, range: ByteRange): Promise<Buffer>;
-  /** Ordinals that were deleted there. */
-  deletes(from: PeerVolume): Promise<Iterable<number>>;
+  append(to: PlacedVolume, batch: Batch): Promise<void>;
 }
 
 /** The signal ends a call before this does. */
 const callTimeoutMs = 30_000;
-const ordinalBytes = 4;
 
-export class HttpPeers implements Peers {
+export class HttpPeers extends HttpCopySource implements Peers {
   readonly #caller: Caller;
 
   constructor(caller: Caller) {
+    super(caller);
     this.#caller = caller;
   }
 
-  async append({ address, volume, signal }: PeerVolume, batch: Batch): Promise<void> {
+  async append({ address, volume, signal }: PlacedVolume, batch: Batch): Promise<void> {
     const [first] = batch.buffers;
     const isOne = batch.buffers.length === 1 && first !== undefined;
     await this.#caller.call({
@@ -47,34 +36,6 @@ export class HttpPeers implements Peers {
       timeoutMs: callTimeoutMs,
       signal,
     });
-  }
-
-  async readFile(
-    { address, volume, generation, signal }: PeerVolume & { generation: number },
-    { start, end }: ByteRange,
-  ): Promise<Buffer> {
-    const { status, body } = await this.#caller.call({
-      method: "GET",
-      address,
-      path: `/volumes/${volume}/file?generation=${generation}`,
-      headers: { range: `bytes=${start}-${end - 1}` },
-      timeoutMs: callTimeoutMs,
-      signal,
-    });
-    if (status !== 206) throw new Failure("internal", `Cannot read from ${address}: no range came`);
-    return body;
-  }
-
-  async deletes({ address, volume, signal }: PeerVolume): Promise<Iterable<number>> {
-    const { body } = await this.#caller.call({
-      method: "GET",
-      address,
-      path: `/volumes/${volume}/deletes`,
-      timeoutMs: callTimeoutMs,
-      signal,
-    });
-    const count = Math.floor(body.length / ordinalBytes);
-    return Array.from({ length: count }, (_, at) => body.readUInt32LE(at * ordinalBytes));
   }
 }
 

@@ -1,3 +1,4 @@
+import { OrdinalSet } from "./volume/ordinal-set.ts";
 /** Two stores with real disks and real sockets between them, and the orders of a directory given by hand. */
 
 import { mkdtempSync, readFileSync, rmSync } from "node:fs";
@@ -28,7 +29,7 @@ const random = seededRandom(5);
 let replicaTimeoutMs: number;
 const metadata: BlobMetadata = {
   ...{ bucket: "photos", key: "hay", version: "v1", chunk: 0 },
-  ...{ type: "image/jpeg", sha256: "0".repeat(64) },
+  ...{ type: "image/jpeg", sha256: "".repeat(64) },
 };
 
 /** A store's process, as far as one can be had within another. */
@@ -98,7 +99,9 @@ class Shard {
       append: (to, batch) => http.append(to, batch),
       readFile: async ({ address }, { start, end }) =>
         find(address)?.bytes().subarray(start, end) ?? Buffer.alloc(0),
-      deletes: async ({ address }) => find(address)?.store.volume(volume)?.deleted() ?? [],
+      deletes: async ({ address }) =>
+        find(address)?.store.volume(volume)?.deleted() ?? new OrdinalSet(),
+      leaves: (from) => http.leaves(from),
     };
   }
 }

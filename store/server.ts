@@ -7,6 +7,7 @@
  *   POST   /volumes/{id}/batches   take a batch of the volume's primary: replica-calls.ts
  *   POST   /needles/delete         delete blobs by fid
  *   GET    /volumes                the volumes
+ *   GET    /volumes/{id}/file …    what other stores copy: copy-calls.ts
  *   GET    /volumes/{id}…          what operators look at: operator-calls.ts
  *
  * Everything else is for native-calls.ts, which has its own rules of who may call.
@@ -34,6 +35,7 @@ import { parseRange } from "../base/http-range.ts";
 import { answerFailure, answerJson, readBody, requestIdOf } from "../base/http-serve.ts";
 import type { Log } from "../base/log.ts";
 import type { NativeAccess } from "../base/native-access.ts";
+import { answerCopying } from "./copy-calls.ts";
 import { readLean } from "./lean-read.ts";
 import { LeanServer } from "./lean-server.ts";
 import type { StoreMetrics } from "./metrics.ts";
@@ -139,6 +141,8 @@ async function handle(
     const { store } = options;
     answerJson(response, 200, { store: store.id, ...store.space(), volumes: store.reports() });
   } else if (await answerReplica(options.store, request, response)) {
+    return;
+  } else if (await answerCopying(options.store, request, response)) {
     return;
   } else if (!(await answerOperator(options.store, request, response))) {
     throw new Failure("not-found", `Cannot find ${method} ${url}`);

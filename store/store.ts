@@ -15,6 +15,7 @@ import type { Log } from "../base/log.ts";
 import type { Random } from "../base/random.ts";
 import { type Runtime, systemRuntime } from "../base/runtime.ts";
 import type { Order, VolumeStatus } from "../directory/client.ts";
+import { Copies } from "./copies.ts";
 import { type Peers, replicateTo } from "./peers.ts";
 import { sealVolumeAt } from "./sealing.ts";
 import type { ScrubFinding } from "./volume/scrub.ts";
@@ -25,11 +26,10 @@ import { listVolumes } from "./volume/volume-files.ts";
 /** The rest is only counted: a disk that rots has thousands. */
 const loggedFindingsMax = 100;
 
+/** What a compaction or a copy leaves of the disk for delete logs and descriptors. */
+const spareBytes = 67_108_864;
 /** Long enough for a busy disk's sync, short enough that the writer gets its answer from another volume. */
 const replicaTimeoutMsDefault = 4_000;
-
-/** What a compaction leaves of the disk for delete logs and descriptors. */
-const compactionSpareBytes = 67_108_864;
 
 export interface StoreOptions {
   files: FileSystem;
@@ -64,12 +64,26 @@ export class Store {
   readonly #lock: FolderLock;
   readonly #volumes = new Map<number, Volume>();
   readonly #unreadable: number[] = [];
+  readonly #copies: Copies;
   #space = { freeBytes: 0, totalBytes: 0 };
 
   private constructor(id: string, options: StoreOptions, lock: FolderLock) {
     this.id = id;
     this.#options = options;
     this.#lock = lock;
+    this.#copies = new Copies(
+      {
+        id,
+        log: options.log,
+        volumes: this.#volumes,
+        unreadable: this.#unreadable,
+        environment: () => this.#environment(),
+        open: (volume) => this.#open(volume),
+        requireSpace: (what, bytes) => this.#requireSpace(what, bytes),
+        onWhole: (volume) => volume.serve(),
+      },
+      options.peers,
+    );
   }
 
   /** Opens a folder, making it if need be, and recovers every volume in it. */
@@ -84,10 +98,7 @@ export class Store {
       for (const volume of await listVolumes(files, folder)) {
         const startedMs = clock.monotonicMs();
         try {
-          store.#volumes.set(
-            volume,
-            await Volume.open(store.#environment(), volume, options.volumeBytes),
-          );
+          store.#volumes.set(volume, await store.#open(volume));
           const { lengthBytes, needleCount, damagedBytes } = store.#find(volume).report();
           const tookMs = Math.round(clock.monotonicMs() - startedMs);
           log.info({ volume, lengthBytes, needleCount, tookMs }, "volume opened");
@@ -95,7 +106,9 @@ export class Store {
             log.error({ volume, damagedBytes }, "volume is damaged below its tail");
         } catch (error) {
           if (error instanceof Failure && error.kind === "not-found") {
-            log.info({ volume }, "volume was dropped"); // and what was left of it is removed now
+            const isTrashed = await store.#copies.isTrashed(volume);
+            // What was left of one that was dropped is removed now.
+            log.info({ volume }, isTrashed ? "volume is in the trash" : "volume was dropped");
             continue;
           }
           // One volume that can't be opened must not take the others with it.
@@ -120,7 +133,13 @@ export class Store {
   }
 
   reports(): VolumeStatus[] {
-    return this.volumes().map((volume) => volume.report());
+    return [...this.volumes().map((volume) => volume.report()), ...this.#copies.reports()];
+  }
+
+  /** Bytes that are kept for a while and count for nothing. */
+  get trashBytes(): number {
+    const bytes = this.volumes().reduce((sum, volume) => sum + volume.report().trashBytes, 0);
+    return bytes + this.#copies.trashBytes;
   }
 
   /** Ids of volumes that are here and could not be opened. */
@@ -167,6 +186,15 @@ export class Store {
       case "import":
         await this.#import(order, volume);
         break;
+      case "copy":
+        await this.#copies.copy(order);
+        break;
+      case "rejoin":
+        await this.#copies.rejoin(order);
+        break;
+      case "delete-copy":
+        await this.#copies.deleteCopy(order);
+        break;
     }
   }
 
@@ -201,10 +229,12 @@ export class Store {
     const isShort = this.space().freeBytes === 0;
     const beforeMs = isShort ? Number.POSITIVE_INFINITY : clock.nowMs() - trashMs;
     for (const volume of this.#volumes.values()) await volume.emptyTrash(beforeMs);
+    await this.#copies.emptyTrash(beforeMs);
     if (isShort) await this.measureSpace();
   }
 
   async close(): Promise<void> {
+    await this.#copies.close();
     for (const volume of this.#volumes.values()) await volume.close();
     this.#lock.release();
   }
@@ -214,17 +244,25 @@ export class Store {
     const startedMs = clock.monotonicMs();
     const { volume, generation } = order;
     const { lengthBytes, deadBytes } = this.#find(volume).report();
-    await this.measureSpace();
-    const neededBytes = lengthBytes - deadBytes + compactionSpareBytes;
-    if (this.#space.freeBytes < neededBytes) {
-      throw new Failure(
-        "full",
-        `Cannot compact volume ${volume}: it takes ${neededBytes} bytes until it frees any, and the disk has ${this.#space.freeBytes}`,
-      );
-    }
+    await this.#requireSpace(`compact volume ${volume}`, lengthBytes - deadBytes);
     const { copiedBytes, freedBytes } = await this.#find(volume).compact(order);
     const tookMs = Math.round(clock.monotonicMs() - startedMs);
     log.info({ volume, generation, copiedBytes, freedBytes, tookMs }, "volume compacted");
+  }
+
+  async #open(volume: number): Promise<Volume> {
+    return await Volume.open(this.#environment(), volume, this.#options.volumeBytes);
+  }
+
+  /** Fails if the disk has no room for so much, which is going to take the place of something. */
+  async #requireSpace(what: string, bytes: number): Promise<void> {
+    await this.measureSpace();
+    const neededBytes = bytes + spareBytes;
+    if (this.#space.freeBytes >= neededBytes) return;
+    throw new Failure(
+      "full",
+      `Cannot ${what}: it takes ${neededBytes} bytes until it frees any, and the disk has ${this.#space.freeBytes}`,
+    );
   }
 
   async #seal({ at }: Order & { kind: "seal" }, volume: Volume | undefined): Promise<void> {
@@ -271,7 +309,10 @@ export class Store {
   }
 
   async #drop(order: Order & { kind: "drop" }, volume: Volume | undefined): Promise<void> {
-    if (volume === undefined) return;
+    if (volume === undefined) {
+      await this.#copies.drop(order.volume, order.uuid);
+      return;
+    }
     const { uuid } = volume.report();
     if (uuid !== order.uuid) {
       throw new Failure("conflict", `Cannot drop volume ${order.volume}: its uuid is ${uuid}`);

@@ -11,6 +11,7 @@ export function unchangingFiles(files: FileSystem): FileSystem {
     open: async (file, mode) =>
       mode === "create" ? emptyFile : unchangingFile(await files.open(file, "read")),
     replace: () => Promise.resolve(),
+    rename: () => Promise.resolve(),
     remove: () => Promise.resolve(),
     syncFolder: () => Promise.resolve(),
   };

@@ -532,6 +532,7 @@ function tellingCheckpoints(files: FileSystem, tell: (record: EngineRecord) => v
   return {
     open: (file, mode) => files.open(file, mode),
     readWhole: (file) => files.readWhole(file),
+    rename: (names) => files.rename(names),
     list: (folder) => files.list(folder),
     remove: (file) => files.remove(file),
     syncFolder: (folder) => files.syncFolder(folder),

@@ -44,6 +44,7 @@ function forgetful(pattern: RegExp): (files: FileSystem) => FileSystem {
     },
     readWhole: (file) => files.readWhole(file),
     replace: (file, content, permissions) => files.replace(file, content, permissions),
+    rename: (names) => files.rename(names),
     list: (folder) => files.list(folder),
     remove: (file) => files.remove(file),
     syncFolder: (folder) => files.syncFolder(folder),

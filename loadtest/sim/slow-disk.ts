@@ -43,6 +43,10 @@ export function slowFiles(files: FileSystem, time: ProcessTime, random: Random):
       await sync();
       await files.replace(file, content, permissions);
     },
+    async rename(names) {
+      await sync();
+      await files.rename(names);
+    },
     list: (folder) => files.list(folder),
     remove: (file) => files.remove(file),
     async syncFolder(folder) {

@@ -137,6 +137,9 @@ async function examine({ kept }: Prepared, files: SimulatedFiles): Promise<Outco
   const harm: string[] = [];
   const absent: string[] = [];
   let isRefused = false;
+  // As it was opened: what a read comes upon is told by the read itself, and counted from then on.
+  const report = volume.report();
+  const isNoted = notes.length > 0;
   for (const { fid, data, isDeleted } of kept) {
     const read = await readOrRefusal(volume, fid);
     if (read === "refused") isRefused = true;
@@ -144,9 +147,8 @@ async function examine({ kept }: Prepared, files: SimulatedFiles): Promise<Outco
     else if (read !== undefined && isDeleted) absent.push(`${fid.ordinal} is back`);
     if (Buffer.isBuffer(read) && !read.equals(data)) harm.push(`${fid.ordinal} is another`);
   }
-  const report = volume.report();
+  if (isRefused && volume.report().damagedBytes === 0) harm.push("a refused read is not counted");
   const isTold = report.damagedBytes > 0 || /damaged/.test(report.closedBecause ?? "");
-  const isNoted = notes.length > 0;
   let kind: Class = "harmless";
   if (isTold) kind = "damage told";
   else if (isRefused) kind = "read refused";

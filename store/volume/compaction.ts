@@ -16,7 +16,6 @@ import { Failure } from "../../base/failure.ts";
 import type { FileHandle } from "../../base/files.ts";
 import { RateLimit } from "../../base/rate-limit.ts";
 import { type Runtime, systemRuntime } from "../../base/runtime.ts";
-import { Turns } from "../../base/turns.ts";
 import type { Generation } from "./generation.ts";
 import { batchDigest, blockBytes, ChecksumSeeds, digestBytes, moveNeedle } from "./needle.ts";
 import { OffsetIndex } from "./offset-index.ts";
@@ -76,10 +75,12 @@ class Compaction {
   readonly #seeds: ChecksumSeeds;
   readonly #limit: RateLimit;
   readonly #index = new OffsetIndex();
-  readonly #turns: Turns;
+  readonly #runtime: Runtime;
   /** Gathers the bytes into blocks, which are hashed and written at the same time. */
   readonly #output: VolumeDigest;
   #written = 0;
+  /** Bytes worked on since others last had the processor. */
+  #sinceBytes = 0;
   #unsyncedBytes = 0;
   /** Writes and syncs, one after the other. */
   #writing: Promise<void> = Promise.resolve();
@@ -104,7 +105,7 @@ class Compaction {
     });
     this.#seeds = new ChecksumSeeds(superblock);
     this.#limit = new RateLimit(clock, rateBytes, runtime);
-    this.#turns = new Turns({ clock, runtime, sliceBytes });
+    this.#runtime = runtime;
     this.#output = new VolumeDigest({ onBlock: (block) => this.#write(block), runtime });
   }
 
@@ -178,7 +179,7 @@ class Compaction {
       await this.#output.update(moved.head);
       await this.#copyData(record);
       await this.#output.update(moved.tail);
-      await this.#turns.spend(length + recordCostBytes);
+      await this.#giveWay(length + recordCostBytes);
       this.#index.set(ordinal, end.tail);
       end.tail += length;
       end.dataBytes += dataLength;
@@ -201,7 +202,7 @@ class Compaction {
       }
       await this.#output.update(data);
       start += data.length;
-      if (start < dataLength) await this.#turns.spend(data.length);
+      if (start < dataLength) await this.#giveWay(data.length);
     }
   }
 
@@ -219,6 +220,14 @@ class Compaction {
     if (this.#unsyncedBytes < unsyncedBytesMax) return;
     this.#unsyncedBytes = 0;
     await target.syncData();
+  }
+
+  /** Lets others have the processor now and then: a batch in one go would be felt. */
+  async #giveWay(bytes: number): Promise<void> {
+    this.#sinceBytes += bytes;
+    if (this.#sinceBytes < sliceBytes) return;
+    this.#sinceBytes = 0;
+    await this.#runtime.giveWay();
   }
 
   async #finish(): Promise<CompactedVolume> {

@@ -18,7 +18,9 @@ export interface Descriptor {
   epoch: number;
   /** Ids of the stores that have a copy, the primary first: those that an append has to reach. */
   members: string[];
-  state: "open" | "sealed" | "dropped";
+  state: "open" | "sealed" | "dropped" | "trashed";
+  /** Since when a volume in the trash is there. */
+  trashedMs?: number | undefined;
   /** Bytes of the volume file that count, once sealed, and their digest (hex) where it is known. */
   sealedLength?: number | undefined;
   sealedDigest?: string | undefined;
@@ -28,7 +30,14 @@ export interface Descriptor {
   deleteRecords?: number | undefined;
   /** When every byte was last read and verified, milliseconds since 1970. */
   scrubbedMs?: number | undefined;
-  /** Generations before this one whose files are kept for a while, and since when. */
+  /** Bytes that did not verify when they were last read: a start need not come upon them again. */
+  damagedBytes?: number | undefined;
+  /**
+   * The volume's file is a copy that may still have its temporary name, and what it takes the place of the
+   * volume's: that one is set aside under this time.
+   */
+  switching?: { sinceMs: number } | undefined;
+  /** Other generations whose files are kept for a while, and since when. */
   trash?: { generation: number; sinceMs: number }[] | undefined;
 }
 
@@ -39,12 +48,15 @@ const descriptorSchema: z.ZodType<Descriptor> = z.strictObject({
   generation: z.int().nonnegative(),
   epoch: z.int().nonnegative(),
   members: z.array(z.string().regex(/^[0-9a-f]{16}$/)),
-  state: z.enum(["open", "sealed", "dropped"]),
+  state: z.enum(["open", "sealed", "dropped", "trashed"]),
+  trashedMs: z.int().nonnegative().optional(),
   sealedLength: z.int().positive().optional(),
   sealedDigest: z.string().optional(),
   closedLength: z.int().positive().optional(),
   deleteRecords: z.int().nonnegative().optional(),
   scrubbedMs: z.int().positive().optional(),
+  damagedBytes: z.int().nonnegative().optional(),
+  switching: z.strictObject({ sinceMs: z.int().nonnegative() }).optional(),
   trash: z
     .array(z.strictObject({ generation: z.int().nonnegative(), sinceMs: z.int().nonnegative() }))
     .optional(),

@@ -28,6 +28,8 @@ interface NeedleReaderParts {
   generation: Generation;
   /** Takes back the memory of `bytes`. */
   giveBack: () => void;
+  /** Told when something of the needle does not verify. */
+  onCorrupt: (head: NeedleHead) => void;
 }
 
 export class NeedleReader {
@@ -35,9 +37,11 @@ export class NeedleReader {
   readonly #bytes: Buffer;
   readonly #generation: Generation;
   readonly #giveBack: () => void;
+  readonly #onCorrupt: (head: NeedleHead) => void;
   #isHolding = false;
 
-  constructor({ head, bytes, generation, giveBack }: NeedleReaderParts) {
+  constructor({ head, bytes, generation, giveBack, onCorrupt }: NeedleReaderParts) {
+    this.#onCorrupt = onCorrupt;
     this.head = head;
     this.#bytes = bytes;
     this.#generation = generation;
@@ -109,6 +113,7 @@ export class NeedleReader {
 
   #corrupt(at: number, why: string): Failure {
     const { ordinal, offset } = this.head;
+    this.#onCorrupt(this.head);
     return new Failure(
       "corrupt",
       `Cannot read needle ${ordinal} at ${offset}, from byte ${at} of its data: ${why}`,

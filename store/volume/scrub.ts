@@ -39,8 +39,9 @@ export interface ScrubOptions {
 export interface ScrubResult {
   findings: ScrubFinding[];
   needleCount: number;
-  /** Merkle root over the bytes as they are (volume-digest.ts), hex. */
+  /** Merkle root over the bytes as they are (volume-digest.ts), hex, and the leaves under it. */
   digest: string;
+  leaves: Buffer;
 }
 
 /** A slice of work between two looks at who else wants the processor. */
@@ -77,11 +78,8 @@ export async function scrubVolume(options: ScrubOptions): Promise<ScrubResult> {
     spentUpTo = upTo;
   }
   await checkSuperblock();
-  return {
-    findings,
-    needleCount,
-    digest: await digestOf(generation, { end, limit, signal, runtime }),
-  };
+  const { root, leaves } = await digestOf(generation, { end, limit, signal, runtime });
+  return { findings, needleCount, digest: root, leaves };
 
   async function checkSuperblock(): Promise<void> {
     const bytes = Buffer.alloc(superblockBytes);
@@ -103,7 +101,7 @@ export async function scrubVolume(options: ScrubOptions): Promise<ScrubResult> {
 async function digestOf(
   { file }: Generation,
   options: { end: number; limit: RateLimit; signal: AbortSignal | undefined; runtime: Runtime },
-): Promise<string> {
+): Promise<{ root: string; leaves: Buffer }> {
   const { end, limit, signal, runtime } = options;
   const digest = new VolumeDigest({ runtime });
   const piece = Buffer.allocUnsafe(sliceBytes);
@@ -112,7 +110,7 @@ async function digestOf(
     await digest.update(piece.subarray(0, count));
     await limit.spend(0, signal); // the bytes were paid for when they were read first
   }
-  return (await digest.finish()).root;
+  return await digest.finish();
 }
 
 interface Extent {

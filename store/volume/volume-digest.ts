@@ -9,8 +9,8 @@
 import { createHash } from "node:crypto";
 import { type Runtime, systemRuntime } from "../../base/runtime.ts";
 
-const leafBytes = 1_048_576;
-const hashBytes = 32;
+export const leafBytes = 1_048_576;
+export const hashBytes = 32;
 /** Before the bytes of a leaf. */
 const leafPrefix = 0;
 const nodePrefix = 1;
@@ -89,6 +89,19 @@ export class VolumeDigest {
     this.#block = undefined;
     this.#filled = 0;
   }
+}
+
+/** The root over leaves that lie one after the other, in hex. */
+export function rootOfLeaves(leaves: Buffer): string {
+  const each: Buffer[] = [];
+  for (let at = 0; at < leaves.length; at += hashBytes)
+    each.push(leaves.subarray(at, at + hashBytes));
+  return rootOf(each).toString("hex");
+}
+
+/** The leaf of a MiB, or of what is left at the end. */
+export async function leafOf(bytes: Uint8Array, runtime: Runtime = systemRuntime): Promise<Buffer> {
+  return await runtime.sha256(Buffer.concat([Buffer.of(leafPrefix), bytes]));
 }
 
 function rootOf(leaves: readonly Buffer[]): Buffer {

@@ -20,7 +20,26 @@ export function checkpointFile(
   return path.join(folder, `${volume}.g${generation}.index`);
 }
 
-/** What recovery cut off from `offset` on: never acknowledged, and kept for a while all the same. */
+/** A copy of a sealed volume for as long as it is being made. */
+export function copyingFile(
+  folder: string,
+  { volume, generation }: { volume: number; generation: number },
+): string {
+  return path.join(folder, `${volume}.g${generation}.copying`);
+}
+
+/** The checkpoint of that copy. */
+export function copyingIndexFile(
+  folder: string,
+  { volume, generation }: { volume: number; generation: number },
+): string {
+  return path.join(folder, `${volume}.g${generation}.copying-index`);
+}
+
+/**
+ * What was set aside of a volume's file from `offset` on, and is kept for a while: what recovery cut off,
+ * never acknowledged, or, from 0 on, the whole of one that a copy took the place of.
+ */
 export function asideFile(
   folder: string,
   { volume, generation }: { volume: number; generation: number },
@@ -29,20 +48,44 @@ export function asideFile(
   return path.join(folder, `${volume}.g${generation}.aside.${offset}.${timeMs}`);
 }
 
-/** A name in the folder taken apart, if it belongs to a generation of `volume`. */
-export function parseGenerationFile(
-  name: string,
-  volume: number,
-): { generation: number; kind: "volume" | "index" | "aside"; asideMs: number } | undefined {
-  const match = /^([0-9]+)\.g([0-9]+)\.(volume|index|aside)(?:\.[0-9]+\.([0-9]+))?(?:\.new)?$/.exec(
-    name,
-  );
-  if (match === null || Number(match[1]) !== volume) return undefined;
+export interface GenerationFile {
+  volume: number;
+  generation: number;
+  kind: "volume" | "index" | "copying" | "copying-index" | "aside";
+  /** Of what was set aside: when, and from where on. */
+  asideMs: number;
+  asideOffset: number;
+  /** A file that was being replaced when the process ended. */
+  isHalf: boolean;
+}
+
+const generationPattern =
+  /^([0-9]+)\.g([0-9]+)\.(volume|index|copying|copying-index|aside)(?:\.([0-9]+)\.([0-9]+))?(\.new)?$/;
+
+/** A name in the folder taken apart, if it belongs to a generation of a volume. */
+export function parseGenerationFile(name: string): GenerationFile | undefined {
+  const match = generationPattern.exec(name);
+  if (match === null) return undefined;
   return {
+    volume: Number(match[1]),
     generation: Number(match[2]),
-    kind: match[3] as "volume" | "index" | "aside",
-    asideMs: Number(match[4] ?? 0),
+    kind: match[3] as GenerationFile["kind"],
+    asideOffset: Number(match[4] ?? 0),
+    asideMs: Number(match[5] ?? 0),
+    isHalf: match[6] !== undefined,
   };
+}
+
+/** The files in the folder that belong to generations of `volume`. */
+export async function listGenerationFiles(
+  files: FileSystem,
+  folder: string,
+  volume: number,
+): Promise<(GenerationFile & { file: string })[]> {
+  return (await files.list(folder)).flatMap((name) => {
+    const parsed = parseGenerationFile(name);
+    return parsed?.volume === volume ? [{ ...parsed, file: path.join(folder, name) }] : [];
+  });
 }
 
 /** A volume is made once: what stands where it would go is somebody's photos until shown otherwise. */

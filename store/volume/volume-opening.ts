@@ -7,9 +7,11 @@
  * - What was acknowledged is in the index afterwards, or the volume is said to be damaged.
  */
 
+import path from "node:path";
 import { Failure, messageOf, systemErrorCode } from "../../base/failure.ts";
 import type { FileHandle, FileSystem } from "../../base/files.ts";
 import { type Checkpoint, readCheckpoint } from "./checkpoint.ts";
+import { finishSwitch } from "./copy-switch.ts";
 import { DeleteLog } from "./delete-log.ts";
 import { type Descriptor, decodeDescriptor } from "./descriptor.ts";
 import { Generation } from "./generation.ts";
@@ -24,9 +26,10 @@ import type { VolumeEnvironment } from "./volume-environment.ts";
 import {
   asideFile,
   checkpointFile,
+  copyingFile,
   deleteLogFile,
   descriptorFile,
-  parseGenerationFile,
+  listGenerationFiles,
   volumeFile,
 } from "./volume-files.ts";
 
@@ -39,6 +42,8 @@ export interface OpenedFiles {
   damagedBytes: number;
   /** Where the last checkpoint ends, in bytes and in ordinals. */
   checkpointed: { tail: number; count: number };
+  /** Whether the checkpoint has the leaves of the volume's digest. */
+  hasLeaves: boolean;
   /** Whether something that was acknowledged is missing: then nothing may be appended. */
   isDamaged: boolean;
   /** Bytes of generations that are kept for a while. */
@@ -46,21 +51,26 @@ export interface OpenedFiles {
 }
 
 /**
- * Fails with `not-found` if there is no such volume, or only what was left of one that was dropped; with
- * `corrupt` if it can't be read.
+ * Fails with `not-found` if there is no such volume, only what was left of one that was dropped, or one in
+ * the trash; with `corrupt` if it can't be read.
  */
 export async function openVolumeFiles(
   environment: VolumeEnvironment,
   volume: number,
 ): Promise<OpenedFiles> {
   const { files, folder } = environment;
-  const descriptor = await readDescriptor(files, folder, volume);
+  let descriptor = await readDescriptor(files, folder, volume);
   if (descriptor.state === "dropped") {
     await removeVolume(files, folder, volume);
     throw new Failure("not-found", `Cannot open volume ${volume}: it was dropped`);
   }
+  if (descriptor.state === "trashed") {
+    throw new Failure("not-found", `Cannot open volume ${volume}: it is in the trash`);
+  }
+  const isSwitching = descriptor.switching !== undefined;
+  descriptor = await finishSwitch(files, folder, descriptor);
   await removeLeftovers(files, folder, descriptor);
-  const name = volumeFile(folder, descriptor);
+  const name = await nameOf(files, folder, { ...descriptor, isSwitching });
   const file = await files.open(name, "write");
   let deletes: DeleteLog | undefined;
   try {
@@ -87,8 +97,12 @@ export async function openVolumeFiles(
       deletes,
       keys,
       end,
-      damagedBytes:
+      // What was found before may lie where a start does not look.
+      damagedBytes: Math.max(
         found.damage.reduce((sum, { length }) => sum + length, 0) + deletes.damagedBytes,
+        descriptor.damagedBytes ?? 0,
+      ),
+      hasLeaves: found.hasLeaves,
       checkpointed,
       isDamaged,
       trashBytes: await measureTrash(files, folder, descriptor),
@@ -140,14 +154,26 @@ async function removeLeftovers(
   folder: string,
   { volume, generation, trash = [] }: Descriptor,
 ): Promise<void> {
-  for (const name of await files.list(folder)) {
-    const parsed = parseGenerationFile(name, volume);
-    if (parsed === undefined || parsed.kind === "aside") continue;
-    const isKept = trash.some((entry) => entry.generation === parsed.generation);
-    const isCurrent = parsed.generation === generation && !name.endsWith(".new");
-    if (isCurrent || (isKept && parsed.kind === "volume")) continue;
-    await files.remove(`${folder}/${name}`);
+  for (const { kind, isHalf, file, ...found } of await listGenerationFiles(files, folder, volume)) {
+    if (kind === "aside") continue;
+    // Gone on with by the order that began it, or removed when none comes (copies.ts).
+    if ((kind === "copying" || kind === "copying-index") && !isHalf) continue;
+    const isKept = trash.some((entry) => entry.generation === found.generation);
+    const isCurrent = found.generation === generation && !isHalf;
+    if (isCurrent || (isKept && kind === "volume" && !isHalf)) continue;
+    await files.remove(file);
   }
+}
+
+/** Where the volume's file lies: only who looks without changing anything meets a switch that is not finished. */
+async function nameOf(
+  files: FileSystem,
+  folder: string,
+  { isSwitching, ...place }: { volume: number; generation: number; isSwitching: boolean },
+): Promise<string> {
+  const copying = copyingFile(folder, place);
+  const isUnnamed = isSwitching && (await files.list(folder)).includes(path.basename(copying));
+  return isUnnamed ? copying : volumeFile(folder, place);
 }
 
 /** Removes all files of a volume, the descriptor last: until then it says that the volume was dropped. */
@@ -156,9 +182,7 @@ export async function removeVolume(
   folder: string,
   volume: number,
 ): Promise<void> {
-  for (const name of await files.list(folder)) {
-    if (parseGenerationFile(name, volume) !== undefined) await files.remove(`${folder}/${name}`);
-  }
+  for (const { file } of await listGenerationFiles(files, folder, volume)) await files.remove(file);
   await files.remove(deleteLogFile(folder, volume));
   await files.remove(descriptorFile(folder, volume));
 }
@@ -185,6 +209,7 @@ export interface FoundNeedles {
   end: VolumeTail;
   damage: { offset: number; length: number }[];
   checkpointed: { tail: number; count: number };
+  hasLeaves: boolean;
   /** If the volume itself was read: what was found beyond the checkpoint. */
   recovered: RecoveredVolume | undefined;
 }
@@ -219,10 +244,11 @@ export async function findNeedles(
     checkpoint = undefined;
   }
   if (checkpoint?.index instanceof SealedIndex) {
-    const { index, keys, ...end } = checkpoint;
+    const { index, keys, leaves, ...end } = checkpoint;
     if (end.tail === sealedLength) {
       const checkpointed = { tail: end.tail, count: index.count };
-      return { index, keys, end, damage: [], checkpointed, recovered: undefined };
+      const hasLeaves = leaves !== undefined;
+      return { index, keys, end, damage: [], checkpointed, hasLeaves, recovered: undefined };
     }
     checkpoint = undefined;
   }
@@ -244,23 +270,31 @@ export async function findNeedles(
   const { index, tail, lastDigest, epoch, dataBytes, lastTimeMs, damage } = recovered;
   const keys = superblock.hasSparseKeys ? await readKeys(file, recovered, superblock) : undefined;
   const end = { tail, lastDigest, epoch, dataBytes, lastTimeMs };
-  return { index, keys, end, damage, checkpointed, recovered };
+  return { index, keys, end, damage, checkpointed, hasLeaves: false, recovered };
 }
 
-/** Bytes of generations that are kept for a while. */
+/** Bytes of other generations, and of files that copies took the place of, that are kept for a while. */
 export async function measureTrash(
   files: FileSystem,
   folder: string,
   { volume, trash = [] }: Descriptor,
 ): Promise<number> {
   let bytes = 0;
-  for (const { generation } of trash) {
+  for (const { kind, generation, asideOffset, isHalf, file } of await listGenerationFiles(
+    files,
+    folder,
+    volume,
+  )) {
+    const isKept = trash.some((entry) => entry.generation === generation);
+    const isOld = kind === "volume" && isKept && !isHalf;
+    const isReplaced = kind === "aside" && asideOffset === 0;
+    if (!isOld && !isReplaced) continue;
     try {
-      const file = await files.open(volumeFile(folder, { volume, generation }), "read");
-      bytes += await file.sizeBytes();
-      await file.close();
+      const handle = await files.open(file, "read");
+      bytes += await handle.sizeBytes();
+      await handle.close();
     } catch (error) {
-      // Somebody has emptied it by hand.
+      // Somebody empties it by hand.
       if (systemErrorCode(error) !== "ENOENT") throw error;
     }
   }

@@ -15,13 +15,16 @@
 import assert from "node:assert/strict";
 import { Failure, type FailureKind, messageOf } from "../../base/failure.ts";
 import type { Fid } from "../../base/fid.ts";
+import { pause, systemRuntime } from "../../base/runtime.ts";
 import type { VolumeStatus } from "../../directory/client.ts";
 import type { BatchHead, Durability } from "./batch.ts";
-import { type Checkpoint, encodeCheckpoint } from "./checkpoint.ts";
+import { type Checkpoint, encodeCheckpoint, readLeaves } from "./checkpoint.ts";
 import { compactInto } from "./compaction.ts";
+import { finishSwitch, switchedDescriptor, unusedAsideMs } from "./copy-switch.ts";
 import { DeleteLog } from "./delete-log.ts";
 import { type Descriptor, writeDescriptor } from "./descriptor.ts";
 import { Generation } from "./generation.ts";
+import type { FinishedCopy } from "./incoming-copy.ts";
 import type { KeyIndex } from "./key-index.ts";
 import {
   dataBytesMax,
@@ -40,12 +43,13 @@ import type { ReadCopy } from "./replica-writer.ts";
 import { type ScrubFinding, type ScrubOptions, scrubVolume } from "./scrub.ts";
 import { SealedIndex } from "./sealed-index.ts";
 import { encodeSuperblock, type Superblock } from "./superblock.ts";
+import { rootOfLeaves } from "./volume-digest.ts";
 import type { VolumeEnvironment } from "./volume-environment.ts";
 import {
   checkpointFile,
   deleteLogFile,
   descriptorFile,
-  parseGenerationFile,
+  listGenerationFiles,
   refuseToReplace,
   volumeFile,
 } from "./volume-files.ts";
@@ -92,7 +96,7 @@ export interface CompactionResult {
 
 /** What runs on a volume besides reads and appends: one at a time. */
 export interface Operation {
-  kind: "compact" | "verify" | "import" | "fill";
+  kind: "compact" | "verify" | "import" | "fill" | "copy";
   doneBytes: number;
   totalBytes: number;
 }
@@ -120,6 +124,10 @@ export class Volume {
   #life: OpenLife | undefined;
   #end: VolumeTail;
   #damagedBytes: number;
+  /** Whether a read came upon damage that no scrub has looked into yet. */
+  #isSuspect = false;
+  /** Whether the checkpoint has the leaves of the volume's digest. */
+  #hasLeaves: boolean;
   #deadBytes = 0;
   /** Whether reads are answered: of several copies, only of one that is known to be whole. */
   #isServing: boolean;
@@ -154,6 +162,7 @@ export class Volume {
     this.#keys = parts.keys;
     this.#end = parts.end;
     this.#damagedBytes = parts.damagedBytes;
+    this.#hasLeaves = parts.hasLeaves;
     this.#checkpointed = parts.checkpointed;
     this.#isServing = parts.descriptor.members.length <= 1 || environment.isOffline === true;
     const { index } = parts.generation;
@@ -240,6 +249,11 @@ export class Volume {
     return this.#descriptor.scrubbedMs ?? this.superblock.createdMs;
   }
 
+  /** Whether a read came upon damage since the last scrub: the next one should not wait. */
+  get isSuspect(): boolean {
+    return this.#isSuspect;
+  }
+
   /** Bytes that wait to be written. */
   get queueBytes(): number {
     return this.#life?.queueBytes ?? 0;
@@ -269,6 +283,7 @@ export class Volume {
       isServing: this.#isServing,
       members: this.#descriptor.members,
       closedBecause: this.#closed?.message ?? this.#life?.closedBecause,
+      canReopen: this.#closed === undefined && this.#life?.canReopen === true ? true : undefined,
       lengthBytes: end.tail,
       lastDigest: end.lastDigest.toString("hex"),
       digest: this.#descriptor.sealedDigest,
@@ -556,7 +571,7 @@ export class Volume {
     return added;
   }
 
-  /** What is deleted now. */
+  /** What is deleted now; it does not change when more is. */
   deleted(): OrdinalSet {
     return this.#deletes.deleted.copy();
   }
@@ -619,20 +634,139 @@ export class Volume {
         }),
       );
       const { sealedDigest } = this.#descriptor;
-      const { findings, digest } = found;
+      const { findings, digest, leaves } = found;
       if (findings.length === 0 && wasSealed && (sealedDigest ?? digest) !== digest) {
         // Bytes that no checksum covers, between needles; or a needle that somebody has made anew.
         const why = "the digest of the volume is another than the one written down";
         findings.push({ offset: 0, length: this.#tail().tail, why });
       }
+      const foundBytes = findings.reduce((sum, { length }) => sum + length, 0);
+      const damagedBytes = foundBytes + this.#deletes.damagedBytes;
+      const isWell = wasSealed && findings.length === 0;
       await this.#describe({
         scrubbedMs: Math.floor(this.#environment.clock.nowMs()),
-        ...(wasSealed && findings.length === 0 ? { sealedDigest: digest } : {}),
+        damagedBytes: damagedBytes === 0 ? undefined : damagedBytes,
+        ...(isWell ? { sealedDigest: digest } : {}),
       });
-      const foundBytes = findings.reduce((sum, { length }) => sum + length, 0);
-      this.#damagedBytes = foundBytes + this.#deletes.damagedBytes;
+      this.#damagedBytes = damagedBytes;
+      this.#isSuspect = false;
+      if (isWell && damagedBytes === 0) {
+        this.#keepLeavesLater(leaves);
+        await this.#background;
+      }
       return findings;
     });
+  }
+
+  /** Fails with `conflict` if the volume is not sealed in this generation. */
+  requireSealed(wanted: number): void {
+    const { volume, generation } = this.superblock;
+    const isSealed = this.#descriptor.state === "sealed";
+    if (isSealed && generation === wanted) return;
+    const why = isSealed ? `it is in generation ${generation}` : "it is not sealed";
+    throw new Failure("conflict", `Cannot copy volume ${volume} in generation ${wanted}: ${why}`);
+  }
+
+  /**
+   * The leaves of a sealed volume's digest, and their root. Where they are not kept the volume is verified to
+   * make them: fails with `busy` while that takes its time, with `corrupt` if it is damaged.
+   */
+  async leaves(generation: number): Promise<{ leaves: Buffer; root: string }> {
+    this.requireSealed(generation);
+    const { runtime = systemRuntime } = this.#environment;
+    const { volume } = this.superblock;
+    const kept = await this.#keptLeaves();
+    if (kept !== undefined) return kept;
+    this.#hasLeaves = false;
+    if (this.#damagedBytes > 0) {
+      throw new Failure("corrupt", `Cannot give the leaves of volume ${volume}: it is damaged`);
+    }
+    const busy = new Failure("busy", `Cannot give the leaves of volume ${volume} yet`, {
+      retryAfterSeconds: 1,
+    });
+    if (this.#operation !== undefined) throw busy;
+    const scrubbing = this.scrub({ rateBytes: leavesRateBytes });
+    scrubbing.catch((error: unknown) => {
+      this.#environment.note?.("a volume was not verified", { volume, reason: messageOf(error) });
+    });
+    await Promise.race([scrubbing, pause(runtime, leavesWaitMs)]);
+    const made = await this.#keptLeaves();
+    if (made === undefined) throw busy;
+    return made;
+  }
+
+  /**
+   * Puts a copy that is all there in the place of what is here, which is set aside. What is deleted here stays
+   * deleted. Reads that run go on.
+   */
+  async replaceBy(
+    copy: FinishedCopy,
+    terms: { members: string[]; epoch: number; deleted: OrdinalSet },
+  ): Promise<void> {
+    await this.#inTurn(async () => await this.#replaceBy(copy, terms));
+  }
+
+  async #replaceBy(
+    { superblock, file, index, keys, end, digest }: FinishedCopy,
+    { members, epoch, deleted }: { members: string[]; epoch: number; deleted: OrdinalSet },
+  ): Promise<void> {
+    const { files, folder, clock } = this.#environment;
+    const source = this.#generation;
+    const { volume } = source.superblock;
+    try {
+      await this.#life?.halt();
+      await this.#background; // the sealed index, which is being made, and its checkpoint
+      const nowMs = clock.nowMs();
+      await this.#deletes.merge(deleted, nowMs);
+      const sinceMs = await unusedAsideMs(files, folder, { volume, nowMs });
+      const { generation } = superblock;
+      const terms = { members, epoch, generation, lengthBytes: end.tail, digest, nowMs };
+      await this.#describe((before) => switchedDescriptor(before, terms, sinceMs));
+    } catch (error) {
+      await file.close();
+      throw error; // a start finds the one or the other; until then it is the one that was here
+    }
+    if (this.#life !== undefined) Object.assign(this.#lastCounts, this.#life.counts);
+    this.#life = undefined;
+    // What ended the open life, or was found damaged, is not here any more.
+    if (!this.#stopping.signal.aborted) this.#closed = undefined;
+    this.#generation = new Generation(superblock, file, index);
+    this.#keys = keys;
+    this.#end = end;
+    this.#checkpointed = { tail: end.tail, count: index.count };
+    this.#hasLeaves = false; // or perhaps it has: it is looked at when somebody asks
+    this.#damagedBytes = this.#deletes.damagedBytes;
+    this.#isSuspect = false;
+    this.#deadBytes = this.#measureDead();
+    source.release();
+    await this.finishSwitch();
+  }
+
+  /** Does what is left to do of a switch that failed halfway. */
+  async finishSwitch(): Promise<void> {
+    const { files, folder } = this.#environment;
+    if (this.#descriptor.switching === undefined) return;
+    // Within a change of the descriptor, so that no other one comes between.
+    await this.#describe({}, async (descriptor) => await finishSwitch(files, folder, descriptor));
+    this.#trashBytes = await measureTrash(files, folder, this.#descriptor);
+  }
+
+  /** Runs a copy that is to take the place of this one, as this volume's operation. */
+  async operateCopy(
+    run: (operation: Operation, signal: AbortSignal) => Promise<void>,
+  ): Promise<void> {
+    await this.#operate("copy", async (operation) => {
+      // A switch that failed may have reached the disk: what is about to be written must not be named by it.
+      if (!this.#isDescribed) await this.#describe({});
+      await run(operation, this.#stopping.signal);
+    });
+  }
+
+  /** Other stores have heard of it: what the directory says of the copies of a sealed volume. */
+  async learn({ members, epoch }: { members: string[]; epoch: number }): Promise<void> {
+    const before = this.#descriptor;
+    if (epoch <= before.epoch && members.join() === before.members.join()) return;
+    await this.#describe({ members, epoch: Math.max(epoch, before.epoch) });
   }
 
   /** Removes what was kept of generations that were replaced before `beforeMs`. */
@@ -649,28 +783,48 @@ export class Volume {
       }
       this.#trashBytes = await measureTrash(files, folder, this.#descriptor);
     }
-    for (const name of await files.list(folder)) {
-      const parsed = parseGenerationFile(name, volume);
-      if (parsed?.kind === "aside" && parsed.asideMs < beforeMs) {
-        await files.remove(`${folder}/${name}`);
-      }
+    let isAnyGone = false;
+    for (const { kind, asideMs, file } of await listGenerationFiles(files, folder, volume)) {
+      if (kind !== "aside" || asideMs >= beforeMs) continue;
+      await files.remove(file);
+      isAnyGone = true;
     }
+    if (isAnyGone) this.#trashBytes = await measureTrash(files, folder, this.#descriptor);
+  }
+
+  /** Ends its service and keeps its files: `removeTrashed` of copies.ts removes them when it is time. */
+  async trash(): Promise<void> {
+    const { volume } = this.#descriptor;
+    await this.#retire({
+      failure: new Failure("not-found", `Cannot use volume ${volume}: it was moved to the trash`),
+      descriptor: { state: "trashed", trashedMs: Math.floor(this.#environment.clock.nowMs()) },
+    });
   }
 
   /** Removes the volume with all its files; done again after a crash it goes on where it was. */
   async drop(): Promise<void> {
     const { files, folder } = this.#environment;
-    this.#stopping.abort(new Failure("not-found", "Cannot go on: the volume was dropped"));
-    this.#close(
-      new Failure(
-        "not-found",
-        `Cannot append to volume ${this.#descriptor.volume}: it was dropped`,
-      ),
-    );
-    await this.#life?.halt();
-    await this.#describe({ state: "dropped" });
-    await this.#stop();
+    const { volume } = this.#descriptor;
+    await this.#retire({
+      failure: new Failure("not-found", `Cannot use volume ${volume}: it was dropped`),
+      descriptor: { state: "dropped" },
+    });
     await removeVolume(files, folder, this.#descriptor.volume);
+  }
+
+  async #retire({
+    failure,
+    descriptor,
+  }: {
+    failure: Failure;
+    descriptor: Partial<Descriptor>;
+  }): Promise<void> {
+    this.#stopping.abort(failure);
+    this.#close(failure);
+    await this.#life?.halt();
+    await this.#operating;
+    await this.#describe(descriptor);
+    await this.#stop();
   }
 
   /** Waits for the afterwork of sealing and for checkpoints. */
@@ -866,6 +1020,8 @@ export class Volume {
         head = decodeHead(read, offset, superblock, seeds);
       }
       if (head === undefined) {
+        const bound = generation.index.bound(ordinal) ?? this.#tail().tail;
+        this.#suspect(generation, { ordinal, length: bound - offset });
         throw new Failure(
           "corrupt",
           `Cannot read needle ${ordinal} of volume ${superblock.volume} at ${offset}: its header does not verify`,
@@ -888,12 +1044,27 @@ export class Volume {
       giveBack();
       return undefined;
     }
-    return new NeedleReader({ head, bytes: headBytes, generation, giveBack });
+    const onCorrupt = (damaged: NeedleHead) => this.#suspect(generation, damaged);
+    return new NeedleReader({ head, bytes: headBytes, generation, giveBack, onCorrupt });
+  }
+
+  /** A read came upon damage: it is told until a scrub says otherwise, by a later run too. */
+  #suspect(generation: Generation, { ordinal, length }: { ordinal: number; length: number }): void {
+    // One that is known to be damaged has been looked at whole, or will be.
+    if (generation !== this.#generation || this.#damagedBytes > 0) return;
+    this.#damagedBytes = length;
+    this.#isSuspect = true;
+    const { volume } = this.superblock;
+    this.#environment.note?.("a read came upon damage", { volume, ordinal, length });
+    this.#inBackground(async () => {
+      await this.#describe(() => ({ damagedBytes: this.#damagedBytes || undefined }));
+    });
   }
 
   /** Changes the descriptor on disk, one change after the other. */
   #describe(
     change: Partial<Descriptor> | ((before: Descriptor) => Partial<Descriptor>),
+    write?: (descriptor: Descriptor) => Promise<Descriptor>,
   ): Promise<void> {
     const { files, folder } = this.#environment;
     const turn = this.#describing.then(async () => {
@@ -904,9 +1075,10 @@ export class Volume {
         ...(typeof change === "function" ? change(before) : change),
       };
       this.#isDescribed = false;
-      await writeDescriptor(files, descriptorFile(folder, descriptor.volume), descriptor);
+      const file = descriptorFile(folder, descriptor.volume);
+      const written = await (write?.(descriptor) ?? writeDescriptor(files, file, descriptor));
       this.#isDescribed = true;
-      this.#descriptor = descriptor;
+      this.#descriptor = written ?? descriptor;
     });
     this.#describing = turn.catch(() => undefined);
     return turn;
@@ -971,7 +1143,8 @@ export class Volume {
     }
     const target = new Generation(superblock, file, made.index);
     const { end, leaves } = made;
-    await this.#writeCheckpoint(target, { ...end, index: made.index, keys: this.#keys, leaves });
+    const checkpoint = { ...end, index: made.index, keys: this.#keys, leaves };
+    const hasLeaves = await this.#writeCheckpoint(target, checkpoint);
     const sinceMs = Math.floor(clock.nowMs());
     const replaced = source.superblock.generation;
     try {
@@ -990,6 +1163,7 @@ export class Volume {
     this.#generation = target;
     this.#end = end;
     this.#checkpointed = { tail: end.tail, count: made.index.count };
+    this.#hasLeaves = hasLeaves;
     this.#deadBytes = this.#measureDead();
     source.release();
     await files.remove(checkpointFile(folder, { volume, generation: replaced }));
@@ -1036,6 +1210,38 @@ export class Volume {
     });
   }
 
+  /** Puts the leaves of the volume's digest into its checkpoint, for whoever copies it. */
+  #keepLeavesLater(leaves: Buffer): void {
+    const generation = this.#generation;
+    const { tail } = this.#end;
+    this.#inBackground(async () => {
+      const isChanged = this.#generation !== generation || this.#end.tail !== tail;
+      if (isChanged || this.#hasLeaves || this.#damagedBytes > 0) return;
+      const { index } = generation;
+      if (!(index instanceof OffsetIndex || index instanceof SealedIndex)) return;
+      const checkpoint = { ...this.#end, index, keys: this.#keys, leaves };
+      this.#hasLeaves = await this.#writeCheckpoint(generation, checkpoint);
+    });
+  }
+
+  async #keptLeaves(): Promise<{ leaves: Buffer; root: string } | undefined> {
+    const { files, folder } = this.#environment;
+    const { sealedDigest } = this.#descriptor;
+    if (sealedDigest === undefined) return undefined;
+    try {
+      const leaves = await readLeaves(
+        files,
+        checkpointFile(folder, this.superblock),
+        this.superblock,
+      );
+      if (leaves === undefined || rootOfLeaves(leaves) !== sealedDigest) return undefined;
+      return { leaves, root: sealedDigest };
+    } catch (error) {
+      if (error instanceof Failure && error.kind === "corrupt") return undefined;
+      throw error;
+    }
+  }
+
   #considerCheckpoint(): void {
     const life = this.#life;
     if (life === undefined || this.#isCheckpointing || !life.isSynced) return;
@@ -1062,8 +1268,8 @@ export class Volume {
     await this.#writeCheckpoint(this.#generation, { ...life.tail, index: life.index });
   }
 
-  /** A failure is noted and no more: the volume itself has all that a checkpoint has. */
-  async #writeCheckpoint(generation: Generation, checkpoint: Checkpoint): Promise<void> {
+  /** A failure is noted and no more: the volume itself has all that a checkpoint has. Returns whether it is written. */
+  async #writeCheckpoint(generation: Generation, checkpoint: Checkpoint): Promise<boolean> {
     const { files, folder, note } = this.#environment;
     const { superblock } = generation;
     const count = checkpoint.index.count;
@@ -1072,11 +1278,13 @@ export class Volume {
       const parts = await encodeCheckpoint(superblock, checkpoint, isFinal);
       await files.replace(checkpointFile(folder, superblock), parts);
       this.#checkpointed = { tail: checkpoint.tail, count };
+      return true;
     } catch (error) {
       note?.("a checkpoint could not be written", {
         volume: superblock.volume,
         reason: messageOf(error),
       });
+      return false;
     }
   }
 
@@ -1087,6 +1295,10 @@ export class Volume {
     });
   }
 }
+
+/** For leaves that somebody waits for, and how long to let them wait for an answer. */
+const leavesRateBytes = 67_108_864;
+const leavesWaitMs = 2_000;
 
 /** More at once would only take memory for what may never be written. */
 export const reservedCountMax = 65_536;
