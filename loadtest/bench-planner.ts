@@ -27,7 +27,7 @@ export async function benchPlanner({ report, volumeCopies, serverCore }: BenchRu
   const { lostStoreMs, heartbeatsPerSecond } = result;
   const lost = report.judge(lostStoreMs < lostStoreMsMax, `under ${lostStoreMsMax} ms`);
   report.note(
-    `a store is lost: places for ${count(result.plannedCount)} copies in ${lostStoreMs} ms, ${lost}`,
+    `a store is lost: places for ${count(result.plannedCount)} copies in ${lostStoreMs} ms (${result.lostStoreCpuMs} ms of processor), ${lost}`,
   );
   const isQuick = heartbeatsPerSecond >= heartbeatsPerSecondMin;
   const beats = report.judge(isQuick, `at least ${count(heartbeatsPerSecondMin)}/s`);
