@@ -14,6 +14,7 @@ import { DirectoryClient, VolumeDirectory } from "./client.ts";
 import { Directory } from "./directory.ts";
 import { FakeStore } from "./fake-store.ts";
 import { FollowedMap } from "./followed-map.ts";
+import { Gateways } from "./gateways.ts";
 import { Operations } from "./operations.ts";
 import { type Answers, makeAnswers, serveAnswers } from "./server.ts";
 import { makeStandbyAnswers } from "./standby.ts";
@@ -70,15 +71,17 @@ const serveLeader = () =>
   );
 
 async function serveStandby(leader: () => string | undefined) {
+  const gateways = new Gateways(systemClock);
   const map = new FollowedMap({
     ...{ database: made.database, leader, log, runtime: systemRuntime, clock: systemClock },
-    ask: (address, after, signal) => new DirectoryClient(caller, address).map(after, 200, signal),
+    ask: (address, after, signal) =>
+      new DirectoryClient(caller, address).map(after, 200, signal, [], gateways.all()),
   });
   map.start();
   closers.push(async () => await map.stop());
   return await serve(
     makeStandbyAnswers({
-      ...{ map, secret, native: "open", leader },
+      ...{ map, secret, native: "open", leader, gateways },
       verifier: new CallVerifier(secret),
     }),
   );
@@ -249,6 +252,20 @@ test("A standby that never heard of a leader tells where volumes are on record, 
   const held = await client.map(map.version, 50, new AbortController().signal);
   expect(held).toEqual(map);
   expect(await client.leader()).toEqual({ isLeader: false });
+});
+
+test("Clients that submit are sent to a gateway by a standby that it polls, and by the leader soon", async () => {
+  const leader = await serveLeader();
+  const standby = await serveStandby(() => leader.address);
+  const { signal } = new AbortController();
+  await new DirectoryClient(caller, standby.address).map("", 0, signal, [], ["10.0.0.7:8333"]);
+  const submit = async (address: string) => {
+    const init = { method: "POST", body: "x", redirect: "manual" } as const;
+    return (await fetch(`http://${address}/submit?ttl=3m`, init)).headers.get("location");
+  };
+  const location = "http://10.0.0.7:8333/submit?ttl=3m";
+  expect(await submit(standby.address)).toBe(location);
+  await expect.poll(() => submit(leader.address)).toBe(location);
 });
 
 test("A standby does not answer without the cluster's token, nor native calls that are off", async () => {

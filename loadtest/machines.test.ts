@@ -55,6 +55,7 @@ describe.skipIf(obstacle !== undefined)("Several machines (root on Linux, Postgr
   afterAll(async () => {
     for (const machine of machines) await machine.kill();
     hosts.destroySync();
+    // With KEEP the machines' folders and logs are left for whoever looks for a mistake.
     if (process.env.KEEP === undefined) rmSync(folder, { recursive: true, force: true });
   });
 

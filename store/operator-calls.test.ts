@@ -110,8 +110,31 @@ test("The facts of a volume go out, and its record magic does not", async () => 
   expect(text).not.toContain(volume.superblock.recordMagic.toString("hex"));
 });
 
+test("A needle's place and health are told to who has its cookie, deleted or not", async () => {
+  const fid = await put("hay.jpg", random.bytes(40_000));
+  const text = formatFid(fid);
+  const facts = await client.needle(address, text, { verifies: true });
+  expect(facts).toMatchObject({ generation: 0, epoch: 1, isServing: true, damagedBytes: 0 });
+  expect(facts.needle).toMatchObject({
+    ...{ offset: 8_192, contentLength: 40_000, codec: "none" },
+    ...{ isDeleted: false, isVerified: true },
+  });
+  expect((await client.needle(address, text, { verifies: false })).needle?.isVerified).toBe(false);
+  await volume.delete(fid.ordinal, fid.cookie);
+  expect((await client.needle(address, text, { verifies: true })).needle?.isDeleted).toBe(true);
+
+  for (const other of [{ cookie: fid.cookie ^ 1 }, { ordinal: 99 }]) {
+    const cookie = (other.cookie ?? fid.cookie) >>> 0;
+    const guessed = formatFid({ ...fid, ...other, cookie });
+    const stranger = await client.needle(address, guessed, { verifies: true });
+    expect(stranger.needle).toBeUndefined();
+    expect(stranger.problem).toBe("it has no such needle");
+  }
+  await expect(client.needle(address, "3,zz", { verifies: true })).rejects.toThrow("Cannot read");
+});
+
 test("Nothing goes out without the cluster's secret, and nothing of what is not there", async () => {
-  const targets = ["", "/records", "/findings", "/export"];
+  const targets = ["", "/records", "/findings", "/export", "/needle"];
   for (const target of targets) {
     const refused = await ask(
       `/volumes/3${target}`,
