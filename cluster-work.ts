@@ -4,6 +4,7 @@
  * Invariant: with --json standard output is one JSON document.
  */
 
+import { setTimeout as sleep } from "node:timers/promises";
 import { ClusterSecret } from "./base/cluster-secret.ts";
 import { Failure } from "./base/failure.ts";
 import { Caller } from "./base/http-call.ts";
@@ -48,17 +49,31 @@ export async function printVolumes(options: WhereOptions & { short?: boolean }):
 
 export async function drainStore(
   name: string,
-  options: WhereOptions & { undo?: boolean },
+  options: WhereOptions & { undo?: boolean; wait?: boolean },
 ): Promise<void> {
   await withDirectory(options, async (directory) => {
     await directory.drainStore(name, { undo: options.undo === true });
-    const { stores } = await directory.status();
-    const store = stores.find((each) => each.store === name || each.address === name);
-    const { memberCount = 0, memberBytes = 0, isDraining = false } = store ?? {};
+    const look = async () => {
+      const { stores } = await directory.status();
+      const store = stores.find((each) => each.store === name || each.address === name);
+      const { memberCount = 0, memberBytes = 0, isDraining = false } = store ?? {};
+      return { memberCount, memberBytes, isDraining };
+    };
+    let { memberCount, memberBytes, isDraining } = await look();
+    let shown = "";
+    while (options.wait === true && isDraining && memberCount > 0) {
+      const text = `${formatMany(memberCount, "volume")}, ${formatBytes(memberBytes)} left\n`;
+      if (text !== shown) process.stderr.write(text);
+      shown = text;
+      await sleep(1_000);
+      ({ memberCount, memberBytes, isDraining } = await look());
+    }
     print(options, { store: name, isDraining, memberCount, memberBytes }, () =>
-      isDraining
-        ? `Store ${name} is being emptied: ${formatMany(memberCount, "volume")}, ${formatBytes(memberBytes)} are to be moved.\n`
-        : `Store ${name} keeps what it has.\n`,
+      isDraining && memberCount === 0
+        ? `Store ${name} is empty: it can be stopped and taken away.\n`
+        : isDraining
+          ? `Store ${name} is being emptied: ${formatMany(memberCount, "volume")}, ${formatBytes(memberBytes)} are to be moved.\n`
+          : `Store ${name} keeps what it has.\n`,
     );
   });
 }

@@ -1,6 +1,6 @@
 /** `hayloft cluster …` and `hayloft store drain`, as the command line shows them; cluster-work.ts does it. */
 
-import type { Command } from "commander";
+import { type Command, Option } from "commander";
 
 export function addClusterCommands(program: Command, store: Command): void {
   const cluster = program
@@ -38,6 +38,7 @@ Examples:
     )
     .argument("<id or host:port>", "the store")
     .option("--undo", "let it keep what it has, and take copies again")
+    .option("--wait", "until it is empty, with what is left shown meanwhile")
     .action(async (name, options) => (await work()).drainStore(name, options));
 }
 
@@ -49,7 +50,16 @@ async function work() {
 function where(command: Command): Command {
   return command
     .option("--data <folder>", "the data folder of the running `hayloft up`", "./data")
-    .option("--directory <host:port>", "the directory of a cluster that runs")
-    .option("--token-file <file>", "the cluster's secret, with --directory")
+    .addOption(
+      new Option(
+        "--directory <host:port,…>",
+        "the directory of a cluster that runs, or all of them",
+      ).env("HAYLOFT_DIRECTORY"),
+    )
+    .addOption(
+      new Option("--token-file <file>", "the cluster's secret, with --directory").env(
+        "HAYLOFT_TOKEN_FILE",
+      ),
+    )
     .option("--json", "for machines");
 }

@@ -6,7 +6,14 @@ import { logLevels } from "./base/log.ts";
 import { exitCodeHopeless } from "./base/role.ts";
 import { parseBytes } from "./base/units.ts";
 import { addClusterCommands } from "./cluster.ts";
-import { printNativeToken, printStatus, setBucket } from "./operate.ts";
+import {
+  makeBucket,
+  printCredentials,
+  printNativeToken,
+  printStatus,
+  setBucket,
+} from "./operate.ts";
+import { prepareMachines } from "./prepare-machines.ts";
 import { up } from "./up.ts";
 import { addVolumeCommands } from "./volumes.ts";
 
@@ -26,7 +33,8 @@ const program = new Command("hayloft")
 Start here:
   hayloft up                          one machine: directory, store and gateway, data in ./data
   hayloft status                      what it holds
-  hayloft bucket set photos images=open`,
+  hayloft bucket set photos images=open
+  hayloft init /etc/hayloft           several machines: secret and key; then docs/machines.md`,
   );
 
 const port = (text: string): number => {
@@ -114,10 +122,23 @@ const ratio = (text: string): number => {
   return value;
 };
 const tokenFile = () =>
-  new Option(
-    "--token-file <file>",
-    "the cluster's secret, one file for all processes",
-  ).makeOptionMandatory();
+  new Option("--token-file <file>", "the cluster's secret, one file for all processes")
+    .env("HAYLOFT_TOKEN_FILE")
+    .makeOptionMandatory();
+const directoryOption = (text: string) =>
+  new Option("--directory <host:port,…>", text).env("HAYLOFT_DIRECTORY").makeOptionMandatory();
+const credentialsOption = (text: string) =>
+  new Option("--credentials <file>", text).env("HAYLOFT_CREDENTIALS");
+/** Commands that speak to a gateway: the one of `hayloft up`, or one of a cluster. */
+const atGateway = (command: Command) =>
+  command
+    .option("--data <folder>", "the data folder of the running `hayloft up`", "./data")
+    .addOption(
+      new Option("--gateway <host:port>", "a gateway of a cluster that runs").env(
+        "HAYLOFT_GATEWAY",
+      ),
+    )
+    .addOption(credentialsOption("the root user's key, with --gateway"));
 
 /** From the environment too: what stands in a command line, a password say, all users of a machine can read. */
 const catalog = () =>
@@ -209,10 +230,7 @@ const storeCommand = storeGroup
   .command("run", { isDefault: true, hidden: true })
   .description("Runs a store: it keeps blobs in volume files in one folder.")
   .requiredOption("--data <folder>", "where its volumes are kept")
-  .requiredOption(
-    "--directory <host:port,…>",
-    "the directory that it reports to, or all of them with commas between",
-  )
+  .addOption(directoryOption("the directory that it reports to, or all of them"))
   .option("--host <host>", "address to listen on", "127.0.0.1")
   .addOption(
     new Option("--port <port>", "port to listen on, 0 for any").argParser(port).default(8080),
@@ -253,16 +271,17 @@ const gatewayCommand = program
   .summary("run a gateway alone")
   .description("Runs the gateway: the public address, with uploads, objects and resized pictures.")
   .requiredOption("--data <folder>", "its own folder, with its database unless --catalog is given")
-  .requiredOption(
-    "--directory <host:port,…>",
-    "the directory that it asks, or all of them with commas between",
+  .addOption(directoryOption("the directory that it asks, or all of them"))
+  .addOption(
+    credentialsOption("JSON with accessKey and secretKey of the root user").makeOptionMandatory(),
   )
-  .requiredOption("--credentials <file>", "JSON with accessKey and secretKey of the root user")
   .option("--host <host>", "address to listen on", "127.0.0.1")
   .addOption(
     new Option("--port <port>", "port to listen on, 0 for any").argParser(port).default(8333),
   )
+  .option("--advertise <host:port>", "where the directory sends clients, where that is another")
   .addOption(tokenFile())
+  .addOption(nativeAccess())
   .addOption(catalog())
   .addOption(cacheBytes())
   .addOption(deleteDelay())
@@ -274,19 +293,31 @@ gatewayCommand.action(async ({ deleteDelay, ...options }) => {
 });
 
 program
-  .command("status")
+  .command("init")
+  .summary("make the secret and the key of a new cluster")
+  .description(
+    "Makes the files that all machines of a cluster share: the secret of its processes (token) and the root user's key (credentials.json). What is there already stays. `hayloft up` needs none of it: it makes its own.",
+  )
+  .argument("<folder>", "where to, such as /etc/hayloft")
+  .action((folder: string) => prepareMachines(folder));
+
+atGateway(program.command("status"))
   .summary("show stores, volumes, objects and bytes")
   .description("Shows what a running Hayloft holds: stores, volumes, buckets, objects and bytes.")
-  .option("--data <folder>", "the data folder of the running `hayloft up`", "./data")
   .option("--json", "for machines")
   .action(async (options) => await printStatus(options));
 
 const bucketCommand = program
   .command("bucket")
-  .summary("change the settings of a bucket")
-  .description("Settings of buckets.");
-bucketCommand
-  .command("set")
+  .summary("make a bucket, change its settings")
+  .description("Buckets and their settings.");
+atGateway(bucketCommand.command("make"))
+  .summary("make a bucket")
+  .description("Makes a bucket. Settings may be given as for `hayloft bucket set`.")
+  .argument("<bucket>")
+  .argument("[settings...]", "name=value")
+  .action(async (bucket, settings, options) => await makeBucket(bucket, settings ?? [], options));
+atGateway(bucketCommand.command("set"))
   .summary("change a bucket's settings")
   .description(
     `Changes settings of a bucket, given as name=value:
@@ -308,8 +339,28 @@ bucketCommand
   )
   .argument("<bucket>")
   .argument("<settings...>", "name=value")
-  .option("--data <folder>", "the data folder of the running `hayloft up`", "./data")
   .action(async (bucket, settings, options) => await setBucket(bucket, settings, options));
+
+atGateway(program.command("explain"))
+  .summary("show where an object's bytes are")
+  .description(
+    "Shows an object's version, its chunks, and each of their copies as its store sees it: place in the volume's file, whether it is served, and whether its bytes verify, which are read for that.",
+  )
+  .argument("<bucket/key>", "the object")
+  .option("--version-id <id>", "another version than the latest")
+  .option("--json", "for machines")
+  .action(async (target, options) => {
+    const { printExplanation } = await import("./explain.ts");
+    await printExplanation(target, options);
+  });
+
+program
+  .command("credentials")
+  .summary("show the root user's key as curl -u takes it")
+  .description("Shows the root user's key and secret with a colon between.")
+  .option("--data <folder>", "the data folder of `hayloft up`", "./data")
+  .addOption(credentialsOption("the file, where there is no such folder"))
+  .action((options: { data: string; credentials?: string }) => printCredentials(options));
 
 program
   .command("token")
@@ -318,7 +369,11 @@ program
     "Shows what clients of SeaweedFS's calls send as `Authorization: Bearer TOKEN` where --native is token. It follows from the cluster's secret, changes with it, and opens no other calls.",
   )
   .option("--data <folder>", "the data folder of `hayloft up`", "./data")
-  .option("--token-file <file>", "the cluster's secret, where there is no such folder")
+  .addOption(
+    new Option("--token-file <file>", "the cluster's secret, where there is no such folder").env(
+      "HAYLOFT_TOKEN_FILE",
+    ),
+  )
   .action((options: { data: string; tokenFile?: string }) => printNativeToken(options));
 
 addVolumeCommands(program);

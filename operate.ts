@@ -1,10 +1,15 @@
-/** What operators do from the command line against a running `hayloft up`: status, bucket settings, the native token. */
+/** What operators do from the command line through a gateway: status, buckets and their settings; and keys shown. */
 
 import Table from "cli-table3";
 import { ClusterSecret } from "./base/cluster-secret.ts";
 import { Failure } from "./base/failure.ts";
 import { formatBytes, parseBytes } from "./base/units.ts";
-import { type Credentials, GatewayClient, type GatewayStatus } from "./gateway/client.ts";
+import {
+  type Credentials,
+  GatewayClient,
+  type GatewayStatus,
+  readCredentials,
+} from "./gateway/client.ts";
 import { Installation } from "./installation.ts";
 
 /** Makes the bucket that every new Hayloft has. */
@@ -21,8 +26,23 @@ export function printNativeToken({ data, tokenFile }: { data: string; tokenFile?
   process.stdout.write(`${secret.nativeBearer}\n`);
 }
 
-export async function printStatus({ data, json }: { data: string; json?: boolean }): Promise<void> {
-  const status = await connect(data).status();
+/** Where a gateway is found: of the `hayloft up` in `data`, or the one that is named. */
+export interface GatewayPlace {
+  data: string;
+  gateway?: string;
+  credentials?: string;
+}
+
+/** As `curl -u` takes them. */
+export function printCredentials({ data, credentials }: Omit<GatewayPlace, "gateway">): void {
+  const file = credentials ?? new Installation(data).credentialsFile;
+  const { accessKey, secretKey } = readCredentials(file);
+  process.stdout.write(`${accessKey}:${secretKey}\n`);
+}
+
+export async function printStatus(options: GatewayPlace & { json?: boolean }): Promise<void> {
+  const { json } = options;
+  const status = await connect(options).status();
   process.stdout.write(json === true ? `${JSON.stringify(status)}\n` : formatStatus(status));
 }
 
@@ -95,13 +115,25 @@ function makeTable(head: string[]): InstanceType<typeof Table> {
   });
 }
 
+export async function makeBucket(
+  bucket: string,
+  settings: string[],
+  place: GatewayPlace,
+): Promise<void> {
+  // Before anything is made: a typing error leaves no bucket without its settings.
+  const patch = Object.fromEntries(settings.map(parseSetting));
+  const client = connect(place);
+  await client.makeBucket(bucket);
+  process.stdout.write(`${JSON.stringify(await client.changeSettings(bucket, patch))}\n`);
+}
+
 export async function setBucket(
   bucket: string,
   settings: string[],
-  { data }: { data: string },
+  place: GatewayPlace,
 ): Promise<void> {
   const patch = Object.fromEntries(settings.map(parseSetting));
-  const changed = await connect(data).changeSettings(bucket, patch);
+  const changed = await connect(place).changeSettings(bucket, patch);
   process.stdout.write(`${JSON.stringify(changed)}\n`);
 }
 
@@ -138,7 +170,13 @@ function wholeNumber(text: string): number | string {
   return /^[0-9]+$/.test(text) ? Number(text) : text;
 }
 
-function connect(data: string): GatewayClient {
+export function connect({ data, gateway: address, credentials }: GatewayPlace): GatewayClient {
+  if (address !== undefined) {
+    if (credentials === undefined) {
+      throw new Failure("bad-request", "Cannot ask a gateway without --credentials");
+    }
+    return new GatewayClient(`http://${address}`, readCredentials(credentials));
+  }
   const installation = new Installation(data);
   const { gateway } = installation.readRun();
   if (gateway === undefined) {

@@ -50,6 +50,8 @@ const hasNumbers = new Set([
   "",
   "index",
   "gen",
+  "epoch",
+  "offset",
   "trash",
   "volumes",
   "held",

@@ -136,7 +136,17 @@ async function run(
   kind?: "orders",
 ): Promise<void> {
   const { runVolumeWork } = await import("./volume-work.ts");
-  await runVolumeWork(options, use, kind);
+  // Not as options' own defaults, with which they would contradict --folder.
+  const { HAYLOFT_DIRECTORY: directory, HAYLOFT_TOKEN_FILE: tokenFile } = process.env;
+  const around = options.folder === undefined ? dropAbsent({ directory, tokenFile }) : {};
+  await runVolumeWork({ ...around, ...options }, use, kind);
+}
+
+function dropAbsent(given: Record<string, string | undefined>): Record<string, string> {
+  const present = Object.entries(given).filter((each): each is [string, string] => {
+    return each[1] !== undefined;
+  });
+  return Object.fromEntries(present);
 }
 
 function where(command: Command): Command {

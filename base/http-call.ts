@@ -11,6 +11,7 @@ import type { ClusterSecret } from "./cluster-secret.ts";
 import {
   Failure,
   type FailureBody,
+  type FailureKind,
   type FailureOptions,
   isFailureKind,
   messageOf,
@@ -179,7 +180,9 @@ export function failureOfAnswer(
   { retryAfterSeconds = Number.NaN, leader }: FailureOptions = {},
 ): Failure {
   try {
-    const { error } = JSON.parse(text) as FailureBody;
+    const { error } = JSON.parse(text) as FailureBody | { error: string };
+    // As native calls fail, in the words of SeaweedFS's shape.
+    if (typeof error === "string") return new Failure(kindOfStatus(status), error);
     if (isFailureKind(error.kind)) {
       const retry = Number.isFinite(retryAfterSeconds) ? { retryAfterSeconds } : {};
       return new Failure(error.kind, error.message, { ...retry, leader });
@@ -187,8 +190,25 @@ export function failureOfAnswer(
   } catch {
     // Not one of ours: told apart below.
   }
-  const kind = status === 404 ? "not-found" : status === 503 ? "unavailable" : "internal";
-  return new Failure(kind, `Cannot ${what}: it answered ${status}`);
+  return new Failure(kindOfStatus(status), `Cannot ${what}: it answered ${status}`);
+}
+
+function kindOfStatus(status: number): FailureKind {
+  switch (status) {
+    case 400:
+    case 406:
+      return "bad-request";
+    case 404:
+      return "not-found";
+    case 409:
+      return "conflict";
+    case 413:
+      return "too-large";
+    case 503:
+      return "unavailable";
+    default:
+      return "internal";
+  }
 }
 
 function callFailure({ method, address, path }: CallOptions, error: unknown): Failure {

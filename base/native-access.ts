@@ -9,6 +9,6 @@ export function defaultNativeAccess(host: string): NativeAccess {
 }
 
 /** Whether what listens on `host` can be reached from this machine alone. */
-function isLoopback(host: string): boolean {
+export function isLoopback(host: string): boolean {
   return host === "localhost" || host === "::1" || /^127(\.[0-9]{1,3}){3}$/.test(host);
 }

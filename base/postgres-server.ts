@@ -73,13 +73,13 @@ function isProgram(file: string): boolean {
   }
 }
 
-const programs = findPostgres();
+export const postgresPrograms: string | undefined = findPostgres();
 
 /**
  * Whether tests with a PostgreSQL have to be left out, since there is none here. Where all has to be tested
  * (`CI=true`), it is never so: they fail then, by the server's own sentence.
  */
-export const lacksPostgres: boolean = programs === undefined && process.env.CI !== "true";
+export const lacksPostgres: boolean = postgresPrograms === undefined && process.env.CI !== "true";
 
 /** Words for the name of a test, so that leaving it out is seen. */
 export const needsPostgres = "(needs PostgreSQL: Debian's package postgresql)";
@@ -282,13 +282,13 @@ export class PostgresServer {
 const isRoot = process.getuid?.() === 0;
 
 function program(name: string): string {
-  if (programs === undefined) {
+  if (postgresPrograms === undefined) {
     throw new Failure(
       "unavailable",
       "Cannot find PostgreSQL, neither on PATH nor in /usr/lib/postgresql: install Debian's package postgresql",
     );
   }
-  return path.join(programs, name);
+  return path.join(postgresPrograms, name);
 }
 
 /** A program and its arguments, as they are run by a user that PostgreSQL accepts. */

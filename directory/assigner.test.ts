@@ -114,7 +114,7 @@ test("Without a volume one is asked for, once, and whoever waits gets it when it
   expect(state.grown).toEqual(["a/0"]);
   assigner.takeIn("a", [native(3)], []);
   await new Promise((resolve) => setImmediate(resolve));
-  expect(assigner.wishesOf("a")).toEqual([{ volume: 3, count: 2_000 }]);
+  expect(assigner.wishesOf("a")).toEqual([{ volume: 3, count: 4_000 }]);
   expect(state.woken).toContain("a");
   assigner.takeIn("a", [native(3)], [grant(3, 0, 4_000)]);
   const fids = await Promise.all(waiting);

@@ -49,6 +49,8 @@ export interface AssignRequest {
   dataBytes: number;
   /** Only at the store with this address. */
   address?: string | undefined;
+  /** Only at these stores. */
+  within?: ReadonlySet<string> | undefined;
 }
 
 export interface Assignment {
@@ -193,7 +195,7 @@ export class Assigner {
   }
 
   /** Live stores that have the space, by id. */
-  #storesFor({ address, count, dataBytes }: AssignRequest): Map<string, NativeStore> {
+  #storesFor({ address, within, count, dataBytes }: AssignRequest): Map<string, NativeStore> {
     const all = this.#options.stores();
     const live = all.filter(({ isLive }) => isLive);
     if (live.length === 0) {
@@ -201,9 +203,15 @@ export class Assigner {
         retryAfterSeconds: 1,
       });
     }
-    const named = all.filter((store) => address === undefined || store.address === address);
+    const named = all.filter(
+      (store) =>
+        (address === undefined || store.address === address) && within?.has(store.store) !== false,
+    );
     if (named.length === 0) {
-      throw new Failure("bad-request", `Cannot assign a fid: no store has the address ${address}`);
+      throw new Failure(
+        "bad-request",
+        `Cannot assign a fid: no store has the address ${address} there`,
+      );
     }
     const spacious = named.filter(
       ({ isLive, freeBytes }) => isLive && freeBytes >= Math.max(count * dataBytes, 1),
@@ -225,7 +233,12 @@ export class Assigner {
     const open = [...this.#places.values()].filter(
       (place) => stores.has(place.store) && this.#isOpen(place, request),
     );
-    for (const place of open) this.#wish(place, request.count);
+    for (const place of open) {
+      // One that holds a single request would be used up at once, and remnants of it hide that it is short.
+      const rangeCount = Math.max(place.rangeCount, 2 * request.count);
+      place.rangeCount = Math.min(rangeCount, rangeCounts.max);
+      this.#wish(place, request.count);
+    }
     if (open.length > 0) return;
     // Asked already is asked: another store would make a second volume for the same demand.
     const isGrowing = [...stores.keys()].some((store) => this.#isGrowing(store, request));

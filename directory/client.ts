@@ -22,6 +22,7 @@ import type {
   OrderStatus,
   OrdersAnswer,
   VerifyVolumeRequest,
+  VolumeDetails,
   VolumeMap,
 } from "./protocol.ts";
 
@@ -29,6 +30,7 @@ export { copiesMax, placementText, type Spread } from "./placement.ts";
 export { isLongOrder } from "./plan.ts";
 export type {
   CompactAllAnswer,
+  CopyDetails,
   DirectoryStatus,
   Grant,
   Heartbeat,
@@ -39,9 +41,18 @@ export type {
   OrderStatus,
   StoreStatus,
   VolumeClass,
+  VolumeDetails,
   VolumeStatus,
 } from "./protocol.ts";
 export { VolumeDirectory, type WritableVolume } from "./volume-directory.ts";
+
+/** The answer of /dir/assign. */
+interface NativeAssignment {
+  fid: string;
+  url: string;
+  publicUrl: string;
+  count: number;
+}
 
 const callTimeoutMs = 5_000;
 
@@ -72,16 +83,21 @@ export class DirectoryClient {
     );
   }
 
-  /** `wants` are kinds of volumes that the caller writes to (wants.ts). */
+  /**
+   * `wants` are kinds of volumes that the caller writes to (wants.ts), `gateways` the addresses under which clients
+   * reach it, or those that it speaks for.
+   */
   async map(
     after: string,
     waitMs: number,
     signal: AbortSignal,
     wants: readonly string[] = [],
+    gateways: readonly string[] = [],
   ): Promise<VolumeMap> {
     const heldMs = this.#tellers.areSeveral ? Math.min(waitMs, severalMapWaitMs) : waitMs;
     const query = new URLSearchParams({ after, wait: String(heldMs) });
     for (const want of wants) query.append("want", want);
+    for (const gateway of gateways) query.append("gateway", gateway);
     const path = `/map?${query}`;
     const timeoutMs = this.#hangMs + heldMs;
     return await this.#tellers.ask(
@@ -95,12 +111,22 @@ export class DirectoryClient {
     return await this.#get("/status", requestId);
   }
 
+  /** One volume with its copies. */
+  async volume(id: number, requestId?: string): Promise<VolumeDetails> {
+    return await this.#get(`/volumes/${id}`, requestId);
+  }
+
   /** Who leads, as the directory says that answers first. */
   async leader(): Promise<LeaderStatus> {
     const call = { method: "GET", path: "/leader", timeoutMs: this.#hangMs } as const;
     return await this.#tellers.ask((address) =>
       this.#caller.callJson<LeaderStatus>({ ...call, address }),
     );
+  }
+
+  /** A fid of a native volume, with the parameters of /dir/assign. */
+  async assign(parameters: URLSearchParams, requestId?: string): Promise<NativeAssignment> {
+    return await this.#get(`/dir/assign?${parameters}`, requestId);
   }
 
   /** Has a volume rewritten without what is dead in it; an open one is sealed first. */

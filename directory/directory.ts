@@ -15,34 +15,34 @@
 
 import type { Kysely } from "kysely";
 import type { Clock } from "../base/clock.ts";
+import { Failure } from "../base/failure.ts";
 import type { Log } from "../base/log.ts";
 import type { Random } from "../base/random.ts";
 import { type Runtime, systemRuntime } from "../base/runtime.ts";
 import { Assigner, type Assignment, type AssignRequest } from "./assigner.ts";
-import { Bell } from "./bell.ts";
 import { Copying, type CopyingOptions, copyingDefaults } from "./copying.ts";
 import { Keeper } from "./keeper.ts";
 import type { Transact } from "./lease.ts";
 import { Draft, Ledger } from "./ledger.ts";
 import { nativeVolumesOf } from "./native-volumes.ts";
 import { type EndedOrder, OrderBook } from "./order-book.ts";
-import { renewed } from "./order-text.ts";
-import { isLongOrder, ordersToSend } from "./plan.ts";
+import { chooseWeighted, isLongOrder } from "./plan.ts";
 import { type CompactionPolicy, compactionDefaults, planCompaction } from "./plan-compaction.ts";
 import { type Presence, Presences } from "./presences.ts";
 import type {
   DirectoryStatus,
   Heartbeat,
   HeartbeatReply,
-  Order,
   Shortfall,
   StoreStatus,
+  VolumeDetails,
   VolumeMap,
   VolumeStatus,
 } from "./protocol.ts";
 import { membersOf, onePlacementText } from "./records.ts";
+import { Replies } from "./replies.ts";
 import type { DirectoryTables } from "./schema.ts";
-import { directoryStatus, shortfallOf } from "./status.ts";
+import { directoryStatus, shortfallOf, volumeDetails } from "./status.ts";
 import { MapBook } from "./volume-map.ts";
 import { Wants } from "./wants.ts";
 
@@ -96,11 +96,10 @@ export class Directory {
   readonly #keeper: Keeper;
   readonly #copying: Copying;
   readonly #map: MapBook;
+  readonly #replies: Replies;
   readonly #wants = new Wants();
   readonly #boot: string;
   readonly #startedMs: number;
-  /** Per store: there may be something to say in the reply that is held. */
-  readonly #news = new Map<string, Bell>();
   /** What is on record; undefined before it is read, and after a commit that nobody knows the end of. */
   #ledger: Ledger | undefined;
   /** The database is changed by one after the other. */
@@ -145,6 +144,8 @@ export class Directory {
       wake: (store) => this.wake(store),
       waitMsMax: this.#options.assignWaitMsMax,
     });
+    const [keeper, assigner] = [this.#keeper, this.#assigner];
+    this.#replies = new Replies({ presences, keeper, assigner, runtime });
   }
 
   /** Looks at the time every now and then, until `close`. Heartbeats do so too. */
@@ -184,7 +185,7 @@ export class Directory {
   async heartbeat(heartbeat: Heartbeat, signal?: AbortSignal): Promise<HeartbeatReply> {
     const { store, waitMs = 0 } = heartbeat;
     const wantsWhole = await this.#takeIn(heartbeat);
-    const bell = this.#newsOf(store);
+    const bell = this.#replies.bellOf(store);
     let isOver = waitMs === 0 || wantsWhole;
     const heldMs = Math.min(waitMs, heartbeatWaitMsMax);
     const cancel = isOver
@@ -195,11 +196,12 @@ export class Directory {
         });
     for (;;) {
       const { rings } = bell;
-      const reply = { ...this.#replyTo(heartbeat), wantsWhole };
-      if (isOver || signal?.aborted === true || this.#isNews(heartbeat, reply)) {
+      const said = this.#replies.make(heartbeat, this.#ledger);
+      const reply = { ...said, boot: this.#boot, wantsWhole };
+      if (isOver || signal?.aborted === true || this.#replies.isNews(heartbeat, reply)) {
         cancel?.();
         // Whoever has hung up did not hear it.
-        if (signal?.aborted !== true) this.#noteSent(heartbeat, reply);
+        if (signal?.aborted !== true) this.#replies.noteSent(heartbeat, reply);
         return reply;
       }
       if (bell.rings === rings) await bell.next(heartbeatWaitMsMax, signal);
@@ -248,6 +250,11 @@ export class Directory {
     return directoryStatus(this.#parts());
   }
 
+  volumeDetails(volume: number): VolumeDetails | undefined {
+    this.#notice();
+    return volumeDetails(this.#parts(), volume);
+  }
+
   shortfall(): Shortfall {
     return shortfallOf(this.#parts());
   }
@@ -291,6 +298,31 @@ export class Directory {
     return await this.#assigner.assign(request, signal);
   }
 
+  /** Makes native volumes ahead of demand; fails with `full` where no store that may have one has space. */
+  async growNative(
+    count: number,
+    { ttlSeconds, address, within }: Pick<AssignRequest, "ttlSeconds" | "address" | "within">,
+  ): Promise<void> {
+    const { random } = this.#options;
+    await this.change((draft) => {
+      const targets = [...this.#presences.values()].filter(
+        (presence) =>
+          (address === undefined || presence.address === address) &&
+          within?.has(presence.store) !== false &&
+          presence.freeBytes > 0 &&
+          this.#keeper.canTake(draft, presence),
+      );
+      const want = { class: "native", placement: onePlacementText } as const;
+      for (let made = 0; made < count; made++) {
+        const target = chooseWeighted(targets, ({ freeBytes }) => freeBytes, random.fraction());
+        if (target === undefined) {
+          throw new Failure("full", "Cannot grow: no store that may have a volume has space");
+        }
+        this.#keeper.create(draft, { ...want, members: [target.store], ttlSeconds });
+      }
+    });
+  }
+
   /** Whether it is too early to say that a volume is nowhere: not every known store has called. */
   async isWarmingUp(): Promise<boolean> {
     const { clock, lostMs } = this.#options;
@@ -328,7 +360,7 @@ export class Directory {
 
   /** Lets a store hear at once of what was ordered. */
   wake(store: string): void {
-    this.#newsOf(store).ring();
+    this.#replies.bellOf(store).ring();
   }
 
   /** Ends the open life of a volume; returns the orders for it. */
@@ -415,7 +447,7 @@ export class Directory {
     if (concernsNative || hasEnded || isNewRun) {
       const native = ledger === undefined ? [] : nativeVolumesOf(ledger, presence);
       this.#assigner.takeIn(store, native, heartbeat.grants);
-      this.#forgetGranted(presence);
+      this.#replies.forgetGranted(presence);
     }
     return news.wantsWhole;
   }
@@ -589,72 +621,6 @@ export class Directory {
       }
     }
     this.#map.announce();
-  }
-
-  #replyTo({ store, run }: Heartbeat): Omit<HeartbeatReply, "wantsWhole"> {
-    const presence = this.#presences.get(store);
-    const ledger = this.#ledger;
-    // A process that was succeeded while its reply was held has nothing to carry out any more.
-    if (presence?.run !== run || ledger === undefined) {
-      return { orders: [], boot: this.#boot, reserve: [] };
-    }
-    const isRunning = ({ order, kind, volume }: Order) =>
-      presence.sentOrders.has(order) || presence.volumes.get(volume)?.operation?.kind === kind;
-    const pending = ledger.ordersOf(store);
-    const orders =
-      pending.length === 0
-        ? []
-        : ordersToSend(
-            pending.map(({ order, volume }) => ({
-              order,
-              volumeState: ledger.volumes.get(volume)?.state,
-            })),
-            isRunning,
-          );
-    const wishes = this.#assigner.wishesOf(store);
-    return {
-      orders: orders.map((order) => this.#renewed(ledger, order, store)),
-      boot: this.#boot,
-      reserve: wishes,
-    };
-  }
-
-  #renewed(ledger: Ledger, order: Order, store: string): Order {
-    const record = ledger.volumes.get(order.volume);
-    if (record === undefined) return order;
-    return renewed(order, this.#keeper.viewOf(new Draft(ledger), record), store);
-  }
-
-  #isNews({ store }: Heartbeat, { orders, reserve }: HeartbeatReply): boolean {
-    const presence = this.#presences.get(store);
-    return (
-      orders.some(({ order }) => presence?.sentOrders.has(order) !== true) ||
-      reserve.some(({ volume, count }) => (presence?.sentWishes.get(volume) ?? 0) < count)
-    );
-  }
-
-  #noteSent({ store, run }: Heartbeat, { orders, reserve }: HeartbeatReply): void {
-    const presence = this.#presences.get(store);
-    if (presence?.run !== run) return;
-    presence.sentOrders = new Set(orders.map(({ order }) => order));
-    presence.sentWishes = new Map(reserve.map(({ volume, count }) => [volume, count]));
-  }
-
-  /** A wish that was granted is over: the next for the same volume is news again. */
-  #forgetGranted({ store, sentWishes }: Presence): void {
-    const wished = new Set(this.#assigner.wishesOf(store).map(({ volume }) => volume));
-    for (const volume of [...sentWishes.keys()]) {
-      if (!wished.has(volume)) sentWishes.delete(volume);
-    }
-  }
-
-  #newsOf(store: string): Bell {
-    let bell = this.#news.get(store);
-    if (bell === undefined) {
-      bell = new Bell(this.#options.runtime);
-      this.#news.set(store, bell);
-    }
-    return bell;
   }
 
   #isServed(store: string, { volume }: VolumeStatus): boolean {

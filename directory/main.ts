@@ -3,6 +3,7 @@
 import type { Server } from "node:http";
 import path from "node:path";
 import type { Kysely } from "kysely";
+import { advertisedAddress } from "../base/advertise.ts";
 import { CallVerifier } from "../base/call-verifier.ts";
 import { type Clock, systemClock } from "../base/clock.ts";
 import { ClusterSecret } from "../base/cluster-secret.ts";
@@ -22,6 +23,7 @@ import { kyselyOn, openSqlite } from "../base/sqlite.ts";
 import { DirectoryClient } from "./client.ts";
 import { type CompactionOptions, Directory } from "./directory.ts";
 import { FollowedMap } from "./followed-map.ts";
+import { Gateways } from "./gateways.ts";
 import { Leadership } from "./leadership.ts";
 import { Lease, type Term } from "./lease.ts";
 import { watchDirectory } from "./metrics.ts";
@@ -77,7 +79,8 @@ export async function runDirectory(config: DirectoryConfig): Promise<void> {
     const verifier = new CallVerifier(secret);
     const seams = { clock: systemClock, random: systemRandom, runtime: systemRuntime };
     const native = config.native ?? defaultNativeAccess(config.host);
-    const parts = { ...config, ...seams, secret, verifier, native, log };
+    const gateways = new Gateways(systemClock);
+    const parts = { ...config, ...seams, gateways, secret, verifier, native, log };
     return config.database === undefined ? await runAlone(parts) : await runAmongOthers(parts);
   });
 }
@@ -89,6 +92,7 @@ interface Parts extends DirectoryConfig {
   secret: ClusterSecret;
   verifier: CallVerifier;
   native: NativeAccess;
+  gateways: Gateways;
   log: Log;
 }
 
@@ -126,7 +130,17 @@ async function runAlone(parts: Parts): Promise<RunningRole> {
 
 /** One of several, on a PostgreSQL: it leads while it has the lease, and stands by else. */
 async function runAmongOthers(parts: Parts): Promise<RunningRole> {
-  const { secret, verifier, native, log, clock, random, runtime, database: url = "" } = parts;
+  const {
+    secret,
+    verifier,
+    native,
+    gateways,
+    log,
+    clock,
+    random,
+    runtime,
+    database: url = "",
+  } = parts;
   if (!isPostgresUrl(url)) {
     const message = "Cannot use --database: it is postgres://USER@HOST:PORT/NAME";
     throw new Failure("bad-request", message);
@@ -141,7 +155,7 @@ async function runAmongOthers(parts: Parts): Promise<RunningRole> {
   };
   const server = serveAnswers(() => answers, log);
   const listening = formatAddress(await listen(server, parts));
-  const address = parts.advertise ?? listening;
+  const address = advertisedAddress(listening, { advertise: parts.advertise, peers: [] });
 
   const lease = new Lease({
     ...{ database, leaseDatabase, address, leaseMs, clock, random, runtime },
@@ -155,7 +169,13 @@ async function runAmongOthers(parts: Parts): Promise<RunningRole> {
   const map = new FollowedMap({
     ...{ database, leader, clock, runtime, log },
     ask: (leaderAddress, after, signal, wants) =>
-      new DirectoryClient(caller, leaderAddress).map(after, followedMapWaitMs, signal, wants),
+      new DirectoryClient(caller, leaderAddress).map(
+        after,
+        followedMapWaitMs,
+        signal,
+        wants,
+        gateways.all(),
+      ),
   });
   const leadership = new Leadership({
     ...{ lease, runtime, log },
@@ -165,7 +185,7 @@ async function runAmongOthers(parts: Parts): Promise<RunningRole> {
       term.ended.addEventListener("abort", () => map.replace(directory.map()), { once: true });
     },
   });
-  const standby = makeStandbyAnswers({ map, secret, verifier, native, leader });
+  const standby = makeStandbyAnswers({ map, secret, verifier, native, leader, gateways });
   answers = (request, response) => {
     const now = leadership.term === undefined ? undefined : leading;
     return (now?.answers ?? standby)(request, response);
@@ -193,7 +213,7 @@ async function runAmongOthers(parts: Parts): Promise<RunningRole> {
 
 /** What is there while this directory leads: nothing in it is older than that. */
 function lead(
-  { clock, random, runtime, log, compaction, secret, verifier, native }: Parts,
+  { clock, random, runtime, log, compaction, secret, verifier, native, gateways }: Parts,
   { database, term, address }: { database: Kysely<DirectoryTables>; term?: Term; address?: string },
 ): { directory: Directory; answers: Answers } {
   const directory = new Directory({
@@ -203,7 +223,7 @@ function lead(
   directory.start();
   term?.ended.addEventListener("abort", () => directory.close(), { once: true });
   const answers = makeAnswers({
-    ...{ directory, secret, verifier, log, native },
+    ...{ directory, secret, verifier, log, native, gateways },
     operations: new Operations(directory, { clock, random }),
     rateBytes: compaction === "off" ? 0 : compaction.rateBytes,
     ...(term === undefined ? {} : { term }),

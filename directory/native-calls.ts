@@ -3,10 +3,13 @@
  * never a tenant's.
  *
  *   /dir/assign      fids that nobody has; the PUTs go to the store at `url`
- *   /dir/lookup      which store has a volume
- *   /dir/status      stores and volumes as a topology of one data center and one rack
+ *   /dir/lookup      which stores have a volume, the primary first
+ *   /dir/status      stores and volumes as a topology of data centers and racks
  *   /vol/status      the same, with what is known of each volume
+ *   /vol/grow        makes volumes ahead of demand
  *   /vol/vacuum      orders compaction of what is over a threshold, and answers before it is done
+ *   /col/delete      400: there are no collections, so nothing is deleted
+ *   /submit          307 to a gateway, which stores the file and answers
  *   /cluster/status  who leads: this process
  *   /{fid}           308 to the store that has the volume, with path and query as they came
  *
@@ -19,13 +22,22 @@ import type { IncomingMessage, OutgoingHttpHeaders, ServerResponse } from "node:
 import type { CallVerifier } from "../base/call-verifier.ts";
 import type { ClusterSecret } from "../base/cluster-secret.ts";
 import { Failure, type FailureKind, toFailure } from "../base/failure.ts";
-import { answerJson, readBody, requestIdHeader, requestIdOf } from "../base/http-serve.ts";
+import {
+  answerJson,
+  drainBody,
+  readBody,
+  requestIdHeader,
+  requestIdOf,
+} from "../base/http-serve.ts";
 import type { Log } from "../base/log.ts";
 import type { NativeAccess } from "../base/native-access.ts";
-import { parseTtl, splitTtl, ttlUnitNumber } from "../base/ttl.ts";
+import { systemRandom } from "../base/random.ts";
+import { parseTtl } from "../base/ttl.ts";
 import type { Directory } from "./directory.ts";
+import type { Gateways } from "./gateways.ts";
+import { dataCenterOf, diskType, rackOf, topologyOf, volumesOf } from "./native-topology.ts";
 import type { Operations } from "./operations.ts";
-import type { StoreStatus, VolumeStatus } from "./protocol.ts";
+import type { StoreStatus } from "./protocol.ts";
 import { ttlBucketSeconds } from "./ttl-bucket.ts";
 
 export interface NativeCallsOptions {
@@ -37,6 +49,19 @@ export interface NativeCallsOptions {
   log: Log;
   /** Bytes a second of a compaction that was asked for; 0 if as fast as can be. */
   rateBytes: number;
+  /** Where /submit leads. */
+  gateways?: Gateways;
+  /** `host:port` under which others reach this directory, where it is not the one they did. */
+  address?: string;
+}
+
+/** Where native volumes are to be. */
+interface NativePlace {
+  ttlSeconds: number;
+  /** Of the only store. */
+  address: string | undefined;
+  /** Ids of stores, where it matters. */
+  within?: ReadonlySet<string>;
 }
 
 interface NativeAnswer {
@@ -56,20 +81,16 @@ interface NativeCall {
   signal: AbortSignal;
 }
 
-const version = "Hayloft";
 const formBytesMax = 65_536;
 const assignCountMax = 10_000;
+const growCountMax = 100;
 const garbageThresholdDefault = 0.3;
-
-/** Where every store is: there are no racks yet, and clients expect one. */
-const place = { dataCenter: "DefaultDataCenter", rack: "DefaultRack", disk: "hdd" } as const;
-
-/** What one volume is taken for where SeaweedFS counts space in volumes. */
-const volumeBytes = 32 * 2 ** 30;
 
 /** A fid in one of SeaweedFS's forms: `3,01637037d6`, `3/01637037d6`, with `_1`, `.jpg` or `/name.jpg`. */
 export const fidPath: RegExp =
   /^\/([0-9]{1,10})[,/][0-9a-fA-F]{9,24}(?:_[0-9]+)?(?:\.[^/]*|\/[^/]*)?$/;
+
+export const submitPath = "/submit";
 
 /** Statuses that SeaweedFS has for what here are kinds of failure. */
 const statusByKind: Partial<Record<FailureKind, number>> = {
@@ -87,8 +108,10 @@ export class NativeCalls {
     this.#calls = {
       "/dir/assign": (call) => this.#assign(call),
       "/dir/lookup": (call) => this.#lookup(call),
-      "/dir/status": async () => ({ status: 200, body: this.#topology() }),
-      "/vol/status": async () => ({ status: 200, body: this.#volumes() }),
+      "/dir/status": async () => ({ status: 200, body: topologyOf(this.#stores()) }),
+      "/vol/status": async () => ({ status: 200, body: volumesOf(this.#stores()) }),
+      "/vol/grow": (call) => this.#grow(call),
+      "/col/delete": (call) => this.#deleteCollection(call),
       "/vol/vacuum": (call) => this.#vacuum(call),
       "/cluster/status": async ({ request }) => ({ status: 200, body: this.#cluster(request) }),
     };
@@ -96,7 +119,7 @@ export class NativeCalls {
 
   /** Whether the path is of one of these calls. */
   has(path: string): boolean {
-    return Object.hasOwn(this.#calls, path) || fidPath.test(path);
+    return path === submitPath || Object.hasOwn(this.#calls, path) || fidPath.test(path);
   }
 
   /** Answers a call that `has` has said yes to; fails nowhere. */
@@ -105,6 +128,10 @@ export class NativeCalls {
     response.once("close", () => gone.abort());
     try {
       await admitNative(request, response, this.#options);
+      if (url.pathname === submitPath) {
+        await redirectToGateway(request, response, { gateways: this.#options.gateways, url });
+        return;
+      }
       const call = this.#calls[url.pathname];
       const answer =
         call === undefined
@@ -126,9 +153,36 @@ export class NativeCalls {
       max: Number.MAX_SAFE_INTEGER,
       otherwise: 0,
     });
-    const ttlSeconds = parseTtl(parameters.get("ttl"));
+    const place = this.#readPlace(parameters);
+    if ("status" in place) return place;
+    const assignment = await this.#options.directory.assign({ count, dataBytes, ...place }, signal);
+    const { fid, address: url } = assignment;
+    return { status: 200, body: { fid, url, publicUrl: url, count } };
+  }
+
+  async #grow({ parameters }: NativeCall): Promise<NativeAnswer> {
+    if (parameters.get("count") === "") {
+      throw new Failure("bad-request", "Cannot grow: count says how many volumes");
+    }
+    const count = wholeNumber(parameters, "count", { min: 1, max: growCountMax, otherwise: 1 });
+    const place = this.#readPlace(parameters);
+    if ("status" in place) return place;
+    await this.#options.directory.growNative(count, place);
+    return { status: 200, body: { count } };
+  }
+
+  /** A collection that is named with assign means nothing here: to say that its blobs are gone would be a lie. */
+  async #deleteCollection({ parameters }: NativeCall): Promise<NativeAnswer> {
+    const name = parameters.get("collection");
+    const error = `Cannot delete collection "${name}": there are no collections here, blobs are deleted by fid or by TTL`;
+    return { status: 400, body: { error } };
+  }
+
+  /** TTL, and where volumes are to be; or the answer that says what is wrong with it. */
+  #readPlace(parameters: Parameters): NativePlace | NativeAnswer {
+    const text = parameters.get("ttl");
+    const ttlSeconds = parseTtl(text);
     if (ttlSeconds === undefined) {
-      const text = parameters.get("ttl");
       throw new Failure(
         "bad-request",
         `Cannot read ttl "${text}": it is a number and m, h, d, w, M or y`,
@@ -136,56 +190,71 @@ export class NativeCalls {
     }
     requireOneCopy(parameters.get("replication"));
     const dataCenter = parameters.get("dataCenter");
-    if (dataCenter !== "" && dataCenter !== place.dataCenter) {
+    const inCenter = this.#stores().filter(
+      (store) => dataCenter === "" || dataCenterOf(store) === dataCenter,
+    );
+    if (dataCenter !== "" && inCenter.length === 0) {
       const error = `Cannot assign a fid: no data center is called ${dataCenter}`;
       return { status: 400, body: { error } };
     }
-    requirePlace("rack", parameters.get("rack"), place.rack);
-    requirePlace("disk", parameters.get("disk"), place.disk);
-    const address = parameters.get("dataNode") || undefined;
-    const bucket = ttlBucketSeconds(ttlSeconds);
-    const assignment = await this.#options.directory.assign(
-      { count, dataBytes, ttlSeconds: bucket, address },
-      signal,
-    );
-    const { fid, address: url } = assignment;
-    return { status: 200, body: { fid, url, publicUrl: url, count } };
+    const rack = parameters.get("rack");
+    const inRack = inCenter.filter((store) => rack === "" || rackOf(store) === rack);
+    if (rack !== "" && inRack.length === 0) throw noSuch("rack", rack);
+    const disk = parameters.get("disk");
+    if (disk !== "" && disk !== diskType) throw noSuch("disk", disk);
+    const isAnywhere = dataCenter === "" && rack === "";
+    return {
+      ttlSeconds: ttlBucketSeconds(ttlSeconds),
+      address: parameters.get("dataNode") || undefined,
+      ...(isAnywhere ? {} : { within: new Set(inRack.map(({ store }) => store)) }),
+    };
   }
 
   async #lookup({ parameters }: NativeCall): Promise<NativeAnswer> {
     const asked = parameters.get("volumeId") || parameters.get("fileId");
     const volumeId = asked.split(/[,/]/, 1)[0] ?? "";
     const names = { volumeOrFileId: asked, volumeId };
-    const addresses = await this.#addressesOf(volumeId);
-    if (addresses.length === 0) {
+    const stores = await this.#storesOf(volumeId);
+    if (stores.length === 0) {
       return { status: 404, body: { ...names, error: `volume id ${volumeId} not found` } };
     }
-    const locations = addresses.map((url) => ({ url, publicUrl: url }));
+    const locations = stores.map((store) => ({
+      url: store.address,
+      publicUrl: store.address,
+      dataCenter: dataCenterOf(store),
+    }));
     return { status: 200, body: { ...names, locations } };
   }
 
   async #redirect(url: URL): Promise<NativeAnswer> {
     const volumeId = fidPath.exec(url.pathname)?.[1] ?? "";
-    const [address] = await this.#addressesOf(volumeId);
-    if (address === undefined) {
+    const [store] = await this.#storesOf(volumeId);
+    if (store === undefined) {
       throw new Failure("not-found", `Cannot find volume id ${volumeId}`);
     }
-    const location = `http://${address}${url.pathname}${url.search}`;
+    const location = `http://${store.address}${url.pathname}${url.search}`;
     return { status: 308, body: { location }, headers: { location } };
   }
 
-  /** Fails with `unavailable` while it is too early to say that no store has the volume. */
-  async #addressesOf(volumeId: string): Promise<string[]> {
+  /**
+   * Those that answer for a volume first, and of these the primary. Fails with `unavailable` while it is too
+   * early to say that no store has it.
+   */
+  async #storesOf(volumeId: string): Promise<StoreStatus[]> {
     const volume = /^[0-9]{1,10}$/.test(volumeId) ? Number(volumeId) : 0;
-    const addresses = this.#stores()
-      .filter(({ volumes }) => volumes.some((status) => status.volume === volume))
-      .map(({ address }) => address);
-    if (addresses.length === 0 && (await this.#options.directory.isWarmingUp())) {
+    const found = this.#stores().flatMap((store) => {
+      const status = store.volumes.find((each) => each.volume === volume);
+      if (status === undefined) return [];
+      const isServing = store.state === "live" && status.isServing;
+      return [{ store, rank: isServing ? (status.isWritable ? 0 : 1) : 2 }];
+    });
+    const stores = found.sort((left, right) => left.rank - right.rank).map(({ store }) => store);
+    if (stores.length === 0 && (await this.#options.directory.isWarmingUp())) {
       throw new Failure("unavailable", "Cannot tell yet: not every store has called", {
         retryAfterSeconds: 1,
       });
     }
-    return addresses;
+    return stores;
   }
 
   async #vacuum({ parameters }: NativeCall): Promise<NativeAnswer> {
@@ -199,55 +268,16 @@ export class NativeCalls {
       { garbageRatioMin, rateBytes, purge: false, dryRun: false },
       { only: (status) => status.class === "native" },
     );
-    return { status: 200, body: this.#topology() };
+    return { status: 200, body: topologyOf(this.#stores()) };
   }
 
   #cluster(request: IncomingMessage): unknown {
     const { localAddress = "", localPort = 0 } = request.socket;
     const host = localAddress.includes(":") ? `[${localAddress}]` : localAddress;
+    const { address = `${host}:${localPort}` } = this.#options;
     const ids = this.#stores().flatMap(({ volumes }) => volumes.map(({ volume }) => volume));
     const most = ids.length === 0 ? {} : { MaxVolumeId: Math.max(...ids) };
-    return { IsLeader: true, Leader: `${host}:${localPort}`, ...most };
-  }
-
-  #topology(): unknown {
-    const stores = this.#stores();
-    const open = stores.flatMap(({ volumes }) => volumes.filter(({ isWritable }) => isWritable));
-    const layouts = Map.groupBy(open, ({ ttlSeconds }) => ttlSeconds);
-    const nodes = stores.map((store) => ({
-      Url: store.address,
-      PublicUrl: store.address,
-      Volumes: store.volumes.length,
-      EcShards: 0,
-      Max: slotsOf(store).max,
-      VolumeIds: store.volumes.map(({ volume }) => volume).join(" "),
-    }));
-    return {
-      Topology: {
-        ...capacityOf(stores),
-        DataCenters: [{ Id: place.dataCenter, Racks: [{ Id: place.rack, DataNodes: nodes }] }],
-        Layouts: [...layouts].map(([ttlSeconds, volumes]) => ({
-          replication: "000",
-          ttl: formatTtl(ttlSeconds),
-          writables: volumes.map(({ volume }) => volume),
-          collection: "",
-          diskType: place.disk,
-        })),
-      },
-      Version: version,
-    };
-  }
-
-  #volumes(): unknown {
-    const stores = this.#stores();
-    const nodes = Object.fromEntries(
-      stores.map(({ address, volumes }) => [address, volumes.map(volumeInfo)]),
-    );
-    const dataCenters = { [place.dataCenter]: { [place.rack]: nodes } };
-    return {
-      Version: version,
-      Volumes: { ...capacityOf(stores), DataCenters: dataCenters },
-    };
+    return { IsLeader: true, Leader: address, ...most };
   }
 
   /** Stores that are not given up, with their native volumes. */
@@ -320,54 +350,38 @@ function wholeNumber(
 function requireOneCopy(replication: string): void {
   if (replication === "" || replication === "000") return;
   const why = /^[0-9]{3}$/.test(replication)
-    ? "this version keeps one copy, which is 000"
+    ? "native volumes have one copy, which is 000; buckets can have more (hayloft bucket set … copies=2)"
     : "it is three digits";
   throw new Failure("bad-request", `Cannot use replication "${replication}": ${why}`);
 }
 
-function requirePlace(name: string, given: string, known: string): void {
-  if (given === "" || given === known) return;
-  throw new Failure("bad-request", `Cannot assign a fid: no ${name} is called ${given}`);
+function noSuch(what: "rack" | "disk", name: string): Failure {
+  return new Failure("bad-request", `Cannot assign a fid: no ${what} is called ${name}`);
 }
 
-/** SeaweedFS counts space in volumes. */
-function slotsOf({ volumes, freeBytes }: StoreStatus): { max: number; free: number } {
-  const free = Math.floor(freeBytes / volumeBytes);
-  return { max: volumes.length + free, free };
+/** Sends a client that uploads a form to one of the gateways, which take bytes; a directory does not. */
+export async function redirectToGateway(
+  request: IncomingMessage,
+  response: ServerResponse,
+  { gateways, url }: { gateways: Gateways | undefined; url: URL },
+): Promise<void> {
+  if (request.method !== "POST") {
+    throw new Failure("method-not-allowed", "Cannot submit: it takes POST");
+  }
+  const [address] = shuffled(gateways?.all() ?? []);
+  if (address === undefined) {
+    throw new Failure("unavailable", "Cannot submit: no gateway has called yet", {
+      retryAfterSeconds: 1,
+    });
+  }
+  // Clients that send a body before they read would see a broken connection instead of the answer.
+  await drainBody(request);
+  const location = `http://${address}${submitPath}${url.search}`;
+  send(response, { status: 307, body: { location }, headers: { location } });
 }
 
-function capacityOf(stores: StoreStatus[]): { Max: number; Free: number } {
-  const slots = stores.map(slotsOf);
-  return {
-    Max: slots.reduce((sum, { max }) => sum + max, 0),
-    Free: slots.reduce((sum, { free }) => sum + free, 0),
-  };
-}
-
-function formatTtl(ttlSeconds: number): string {
-  const ttl = splitTtl(ttlSeconds);
-  return ttl === undefined ? "" : `${ttl.count}${ttl.unit}`;
-}
-
-function volumeInfo(status: VolumeStatus): unknown {
-  const ttl = splitTtl(status.ttlSeconds);
-  return {
-    Id: status.volume,
-    Collection: "",
-    DiskType: place.disk,
-    ReplicaPlacement: {},
-    Ttl:
-      ttl === undefined
-        ? { Count: 0, Unit: 0 }
-        : { Count: ttl.count, Unit: ttlUnitNumber(ttl.unit) },
-    Size: status.lengthBytes,
-    DeletedByteCount: status.deadBytes,
-    CompactRevision: status.generation,
-    FileCount: status.needleCount,
-    DeleteCount: status.deletedCount,
-    Version: 3,
-    ReadOnly: !status.isWritable,
-  };
+function shuffled(addresses: readonly string[]): string[] {
+  return [...addresses].sort(() => systemRandom.fraction() - 0.5);
 }
 
 /** Who may make SeaweedFS's calls. */

@@ -324,6 +324,21 @@ export interface VolumeSummary {
   missingCount: number;
 }
 
+/** A copy with the store that has it. */
+export interface CopyDetails extends ReplicaStatus {
+  address: string;
+  machine: string;
+  rack: string;
+  dataCentre: string;
+  storeState: StoreStatus["state"];
+}
+
+/** One volume, with the stores of its copies. */
+export interface VolumeDetails extends Omit<VolumeSummary, "replicas"> {
+  /** The primary first. */
+  copies: CopyDetails[];
+}
+
 export interface Shortfall {
   /** Volumes with fewer copies than are wanted, and the bytes that have to be copied for them. */
   volumeCount: number;

@@ -11,7 +11,7 @@ import { type DirectoryTables, directoryMigrations } from "./schema.ts";
 
 test("A database from before replicas is carried over: each volume has one copy, where it was", async () => {
   const database = kyselyOn<DirectoryTables>(new DatabaseSync(":memory:"));
-  const { "003-replicas": _, ...before } = directoryMigrations;
+  const { "004-replicas": _, ...before } = directoryMigrations;
   await migrate(database, before);
   const store = new FakeStore("a");
   await sql`insert into stores values (${store.id}, 'a:1', ${store.run}, 1)`.execute(database);

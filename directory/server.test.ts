@@ -175,7 +175,9 @@ test("/dir/lookup finds native volumes by id or fid, and no others", async () =>
   await startBeating();
   const fid = await assignOne();
   const volumeId = fid.split(",")[0] ?? "";
-  const locations = [{ url: store.address, publicUrl: store.address }];
+  const locations = [
+    { url: store.address, publicUrl: store.address, dataCenter: "DefaultDataCenter" },
+  ];
   expect(await call(`/dir/lookup?volumeId=${volumeId}`)).toMatchObject({
     status: 200,
     body: { volumeOrFileId: volumeId, volumeId, locations },
@@ -293,6 +295,72 @@ test("/dir/status, /vol/status and /cluster/status show native volumes in Seawee
   expect(head.status).toBe(200);
 });
 
+test("Stores are shown, and chosen, by data center and rack; lookups name the primary first", async () => {
+  const other = new FakeStore("b");
+  Object.assign(other, { address: "127.0.0.1:8081", rack: "r9" });
+  await store.beat(directory);
+  await other.beat(directory);
+  const beats = async () => {
+    while (!isOver) {
+      await store.beat(directory);
+      await other.beat(directory);
+      await new Promise((resolve) => setTimeout(resolve, 5));
+    }
+  };
+  beating = beats();
+  const there = await call("/dir/assign?dataCenter=DefaultDataCenter&rack=r9");
+  expect(there.body.url).toBe(other.address);
+  const volume = there.body.fid.split(",")[0];
+  expect((await call(`/dir/lookup?volumeId=${volume}`)).body.locations).toEqual([
+    { url: other.address, publicUrl: other.address, dataCenter: "DefaultDataCenter" },
+  ]);
+  const racks = (await call("/dir/status")).body.Topology.DataCenters[0].Racks;
+  expect(racks.map(({ Id }: { Id: string }) => Id)).toEqual(["DefaultRack", "r9"]);
+  const { DataCenters } = (await call("/vol/status")).body.Volumes;
+  expect(DataCenters.DefaultDataCenter.r9[other.address][0].Id).toBe(Number(volume));
+});
+
+test("/vol/grow makes volumes where they are wanted, and says what it can't", async () => {
+  await startBeating();
+  expect(await call("/vol/grow?count=3&ttl=5m")).toMatchObject({ status: 200, body: { count: 3 } });
+  await stopBeating();
+  await store.beat(directory);
+  const grown = [...store.volumes.values()].filter(({ ttlSeconds }) => ttlSeconds === 480);
+  expect(grown.map((status) => status.class)).toEqual(["native", "native", "native"]);
+  const rows: [string, number][] = [
+    ["", 406],
+    ["count=0", 406],
+    ["count=101", 406],
+    ["count=1&replication=001", 406],
+    ["count=1&dataCenter=dc9", 400],
+    ["count=1&dataNode=127.0.0.1:1", 406],
+  ];
+  for (const [query, status] of rows) {
+    const answer = await call(`/vol/grow?${query}`);
+    expect(answer.status, query).toBe(status);
+    expect(answer.body.error, query).toMatch(/^Cannot /);
+  }
+});
+
+test("/col/delete deletes nothing, and says so", async () => {
+  const answer = await call("/col/delete?collection=photos");
+  expect(answer.status).toBe(400);
+  expect(answer.body.error).toContain('collection "photos"');
+});
+
+test("/submit leads to a gateway that has polled the map, with the query as it came", async () => {
+  const post = { method: "POST", body: "x".repeat(100_000) };
+  const early = await call("/submit", post);
+  expect(early).toMatchObject({ status: 503, body: { error: expect.stringContaining("gateway") } });
+  expect(early.headers.get("retry-after")).toBe("1");
+  const { signal } = new AbortController();
+  await client.map("", 0, signal, [], ["10.0.0.7:8333"]);
+  const sent = await call("/submit?ttl=3m", post);
+  expect(sent.status).toBe(307);
+  expect(sent.headers.get("location")).toBe("http://10.0.0.7:8333/submit?ttl=3m");
+  expect((await call("/submit")).status).toBe(405);
+});
+
 test("/vol/vacuum orders compaction of native volumes over the threshold, and of no tenant's", async () => {
   await startBeating();
   const volume = Number((await assignOne()).split(",")[0]);
@@ -349,6 +417,7 @@ test("Every call but the native ones is refused unsigned, and what comes signed 
     ["GET", "/map"],
     ["GET", "/leader"],
     ["GET", "/shortfall"],
+    ["GET", "/volumes/1"],
     ["POST", "/stores/a/drain"],
     ["POST", "/volumes/1/move"],
     ["GET", "/nothing"],

@@ -3,8 +3,10 @@
  *
  *   POST /heartbeat               what a store has; answers with its orders
  *   GET  /map?after=V&wait=MS     the volume map, once it is another than version V; `want=` (several times)
- *                                 names kinds of volumes that the gateway writes to (wants.ts)
+ *                                 names kinds of volumes that the gateway writes to (wants.ts), and
+ *                                 `gateway=` its own public address
  *   GET  /status                  stores and volumes, for people and tools
+ *   GET  /volumes/{id}            one volume with its copies
  *   GET  /shortfall               volumes that have too few copies
  *   POST /stores/{id}/drain       moves all copies away; {"undo": true} takes it back. An address will do.
  *   POST /volumes/{id}/move       moves one copy {from, to}
@@ -22,12 +24,14 @@
 import { createServer, type IncomingMessage, type Server, type ServerResponse } from "node:http";
 import { z } from "zod";
 import { CallVerifier } from "../base/call-verifier.ts";
+import { systemClock } from "../base/clock.ts";
 import type { ClusterSecret } from "../base/cluster-secret.ts";
 import { Failure, messageOf } from "../base/failure.ts";
 import { answerFailure, answerJson, readBody, requestIdOf } from "../base/http-serve.ts";
 import type { Log } from "../base/log.ts";
 import type { NativeAccess } from "../base/native-access.ts";
 import type { Directory } from "./directory.ts";
+import { Gateways } from "./gateways.ts";
 import type { Term } from "./lease.ts";
 import { NativeCalls } from "./native-calls.ts";
 import type { Operations } from "./operations.ts";
@@ -59,6 +63,8 @@ export interface DirectoryServerOptions {
   rateBytes: number;
   /** `host:port` under which others reach this directory. */
   address?: string;
+  /** Of the process: who has polled the map here. */
+  gateways?: Gateways;
   /** The time that this directory leads, where there are several. */
   term?: Term;
 }
@@ -95,8 +101,9 @@ export function serveAnswers(current: () => Answers, log: Log): Server {
 export function makeAnswers(options: DirectoryServerOptions): Answers {
   const { secret, native: access, term } = options;
   const { verifier = new CallVerifier(secret) } = options;
-  const routes = makeRoutes(options);
-  const native = new NativeCalls({ ...options, access, verifier });
+  const { gateways = new Gateways(systemClock) } = options;
+  const routes = makeRoutes({ ...options, gateways });
+  const native = new NativeCalls({ ...options, gateways, access, verifier });
   return async (request, response) => {
     const url = readUrl(request);
     if (native.has(url.pathname)) {
@@ -120,10 +127,20 @@ export function makeAnswers(options: DirectoryServerOptions): Answers {
 }
 
 /** How long a poll of the map may be held. */
-export function readMapPoll(url: URL): { after: string; waitMs: number; wants: string[] } {
+export function readMapPoll(url: URL): {
+  after: string;
+  waitMs: number;
+  wants: string[];
+  gateways: string[];
+} {
   const waitMs = Math.min(Number(url.searchParams.get("wait") ?? 0) || 0, mapWaitMsMax);
   const wants = url.searchParams.getAll("want");
-  return { after: url.searchParams.get("after") ?? "", waitMs, wants };
+  return {
+    after: url.searchParams.get("after") ?? "",
+    waitMs,
+    wants,
+    gateways: url.searchParams.getAll("gateway"),
+  };
 }
 
 function makeRoutes({
@@ -131,7 +148,11 @@ function makeRoutes({
   operations,
   term,
   address,
-}: DirectoryServerOptions): { pattern: RegExp; answer: (call: Call) => Promise<void> }[] {
+  gateways,
+}: DirectoryServerOptions & { gateways: Gateways }): {
+  pattern: RegExp;
+  answer: (call: Call) => Promise<void>;
+}[] {
   return [
     {
       pattern: /^POST \/heartbeat$/,
@@ -147,7 +168,8 @@ function makeRoutes({
     {
       pattern: /^GET \/map$/,
       async answer({ response, url, signal }) {
-        const { after, waitMs, wants } = readMapPoll(url);
+        const { after, waitMs, wants, gateways: said } = readMapPoll(url);
+        gateways.add(said);
         const map = await directory.mapAfter(after, waitMs, signal, wants);
         if (!signal.aborted) answerJson(response, 200, map);
       },
@@ -169,6 +191,16 @@ function makeRoutes({
       pattern: /^GET \/shortfall$/,
       async answer({ response }) {
         answerJson(response, 200, directory.shortfall());
+      },
+    },
+    {
+      pattern: /^GET \/volumes\/([0-9]{1,10})$/,
+      async answer({ response, parts }) {
+        const details = directory.volumeDetails(Number(parts[0]));
+        if (details === undefined) {
+          throw new Failure("not-found", `Cannot find volume ${parts[0]}`);
+        }
+        answerJson(response, 200, details);
       },
     },
     {

@@ -5,6 +5,7 @@
  *   GET /map?after=V&wait=MS     the volume map, as the leader numbers it
  *   GET /leader                  who leads
  *   /dir/lookup, /{fid}          SeaweedFS's calls for finding a volume
+ *   /submit                      307 to a gateway that has called here
  *   /cluster/status              who leads, as SeaweedFS tells it
  */
 
@@ -15,7 +16,8 @@ import { Failure, toFailure } from "../base/failure.ts";
 import { answerJson, leaderHeader, requestIdHeader, requestIdOf } from "../base/http-serve.ts";
 import type { NativeAccess } from "../base/native-access.ts";
 import type { FollowedMap } from "./followed-map.ts";
-import { admitNative, fidPath } from "./native-calls.ts";
+import type { Gateways } from "./gateways.ts";
+import { admitNative, fidPath, redirectToGateway, submitPath } from "./native-calls.ts";
 import type { LeaderStatus } from "./protocol.ts";
 import { type Answers, readMapPoll, readUrl } from "./server.ts";
 
@@ -26,12 +28,15 @@ export interface StandbyOptions {
   native: NativeAccess;
   /** Who leads, if that is known and another. */
   leader: () => string | undefined;
+  /** Of the process: who has polled the map here. */
+  gateways?: Gateways;
 }
 
-const nativePath = /^\/(dir\/(assign|lookup|status)|vol\/(status|vacuum)|cluster\/status)$/;
+const nativePath =
+  /^\/(dir\/(assign|lookup|status)|vol\/(grow|status|vacuum)|col\/delete|cluster\/status|submit)$/;
 
 export function makeStandbyAnswers(options: StandbyOptions): Answers {
-  const { map, secret, verifier, native, leader } = options;
+  const { map, secret, verifier, native, leader, gateways } = options;
   return async (request, response) => {
     const url = readUrl(request);
     if (nativePath.test(url.pathname) || fidPath.test(url.pathname)) {
@@ -48,7 +53,8 @@ export function makeStandbyAnswers(options: StandbyOptions): Answers {
       case "GET /map": {
         const gone = new AbortController();
         response.once("close", () => gone.abort());
-        const { after, waitMs, wants } = readMapPoll(url);
+        const { after, waitMs, wants, gateways: said } = readMapPoll(url);
+        gateways?.add(said);
         answerJson(response, 200, await map.after(after, waitMs, gone.signal, wants));
         return;
       }
@@ -70,10 +76,14 @@ interface NativeRequest {
 }
 
 async function answerNative(
-  { map, native, leader }: StandbyOptions,
-  { response, url }: NativeRequest,
+  { map, native, leader, gateways }: StandbyOptions,
+  { request, response, url }: NativeRequest,
 ): Promise<void> {
   if (native === "off") throw new Failure("not-found", "Cannot find this call: it is switched off");
+  if (url.pathname === submitPath) {
+    await redirectToGateway(request, response, { gateways, url });
+    return;
+  }
   if (url.pathname === "/cluster/status") {
     answerJson(response, 200, { Leader: leader() ?? "" });
     return;

@@ -5,7 +5,13 @@ import type { Keeper } from "./keeper.ts";
 import type { Ledger } from "./ledger.ts";
 import { conditionOf, healthOf } from "./plan-life.ts";
 import type { Presence, Presences } from "./presences.ts";
-import type { DirectoryStatus, Shortfall, StoreStatus, VolumeSummary } from "./protocol.ts";
+import type {
+  DirectoryStatus,
+  Shortfall,
+  StoreStatus,
+  VolumeDetails,
+  VolumeSummary,
+} from "./protocol.ts";
 import { membersOf, placementOf, type VolumeRecord } from "./records.ts";
 
 interface StatusView {
@@ -28,6 +34,26 @@ export function directoryStatus(view: StatusView): DirectoryStatus {
     shortfall: shortfallOf(view),
     unmet: view.keeper.unmet,
   };
+}
+
+/** Undefined for a volume that never was, or is gone. */
+export function volumeDetails(view: StatusView, volume: number): VolumeDetails | undefined {
+  const record = view.ledger.volumes.get(volume);
+  if (record === undefined || record.state === "dropped") return undefined;
+  const { replicas, ...summary } = volumeSummary(view, record);
+  const copies = replicas.map((replica) => {
+    const presence = view.presences.get(replica.store);
+    const { address = "", machine = "", rack = "", dataCentre = "" } = presence ?? {};
+    return {
+      ...replica,
+      address,
+      machine,
+      rack,
+      dataCentre,
+      storeState: presence?.state ?? "lost",
+    };
+  });
+  return { ...summary, copies };
 }
 
 function storeStatus({ ledger, copying }: StatusView, presence: Presence): StoreStatus {

@@ -29,6 +29,7 @@ export interface MapSource {
     waitMs: number,
     signal: AbortSignal,
     want: readonly string[],
+    gateways?: readonly string[],
   ): Promise<VolumeMap>;
 }
 
@@ -86,6 +87,7 @@ export class VolumeDirectory {
   #isAway = false;
   #refreshedMs = Number.NEGATIVE_INFINITY;
   #isClosing = false;
+  #announced: string[] = [];
   #following: Promise<void> | undefined;
 
   constructor({
@@ -125,6 +127,12 @@ export class VolumeDirectory {
   /** `host:port` of each store with a copy of the volume, whether it answers reads or not. */
   memberAddressesOf(volume: number): readonly string[] {
     return this.#volumes.get(volume)?.memberAddresses ?? [];
+  }
+
+  /** From now on the directory is told that clients reach this gateway at that address (`host:port`). */
+  announce(address: string): void {
+    this.#announced = [address];
+    this.#poll?.abort();
   }
 
   /** Has the directory keep volumes of that placement open for us; heard at once if it is a new one. */
@@ -205,7 +213,13 @@ export class VolumeDirectory {
       try {
         const waitMs = this.#isHurried || this.#isAway ? 0 : mapWaitMs;
         const want = this.#placements();
-        const map = await this.#source.map(this.#version, waitMs, poll.signal, want);
+        const map = await this.#source.map(
+          this.#version,
+          waitMs,
+          poll.signal,
+          want,
+          this.#announced,
+        );
         delayMs = retryMs.first;
         this.#isAway = false;
         this.#unmet = map.unmet;

@@ -5,6 +5,10 @@ import { request } from "undici";
 import { Failure, messageOf } from "../base/failure.ts";
 import type { BucketSettings } from "../catalog/model.ts";
 import type { StoreStatus } from "../directory/client.ts";
+import type { Explanation } from "./explain.ts";
+import { formatTarget } from "./target.ts";
+
+export type { Explanation } from "./explain.ts";
 
 export interface Credentials {
   accessKey: string;
@@ -51,6 +55,13 @@ export class GatewayClient {
   async changeSettings(name: string, patch: Record<string, unknown>): Promise<BucketSettings> {
     const path = `/${encodeURIComponent(name)}?settings`;
     return (await this.#call("PATCH", path, patch)) as BucketSettings;
+  }
+
+  /** Where an object's bytes are. */
+  async explain(bucket: string, key: string, versionId?: string): Promise<Explanation> {
+    const version = versionId === undefined ? "" : `&versionId=${encodeURIComponent(versionId)}`;
+    const path = `${formatTarget({ bucket, key })}?explain${version}`;
+    return (await this.#call("GET", path)) as Explanation;
   }
 
   async #call(method: "GET" | "PUT" | "PATCH", path: string, body?: unknown): Promise<unknown> {

@@ -6,6 +6,7 @@ import { Caller } from "../base/http-call.ts";
 import { closeServer, formatAddress, listen } from "../base/http-serve.ts";
 import { type LogLevel, makeLog } from "../base/log.ts";
 import { makeRegistry, startOpsServer } from "../base/metrics.ts";
+import { defaultNativeAccess, type NativeAccess } from "../base/native-access.ts";
 import { systemRandom } from "../base/random.ts";
 import { type RunningRole, runRole } from "../base/role.ts";
 import { BlobCache } from "../cache/lru.ts";
@@ -16,6 +17,7 @@ import { Blobs } from "./blobs.ts";
 import { bucketPlacement } from "./bucket-placement.ts";
 import { Buckets } from "./buckets.ts";
 import { readCredentials } from "./client.ts";
+import { Explainer } from "./explain.ts";
 import { Forms } from "./forms.ts";
 import { Images } from "./images/images.ts";
 import { makeGatewayMetrics } from "./metrics.ts";
@@ -24,6 +26,7 @@ import { openCatalog } from "./open-catalog.ts";
 import { Outbox } from "./outbox.ts";
 import { Pictures } from "./pictures.ts";
 import { makeGatewayServer } from "./server.ts";
+import { Submitter } from "./submit.ts";
 import { Uploader } from "./upload.ts";
 
 export interface GatewayConfig {
@@ -37,6 +40,10 @@ export interface GatewayConfig {
   opsPort: number;
   /** `host:port` of the directory, or of several with commas between. */
   directory: string;
+  /** `host:port` under which the directory sends clients here, where it is not the one it listens on. */
+  advertise?: string | undefined;
+  /** Who may submit as SeaweedFS's clients do: everybody if nobody but this machine can call. */
+  native?: NativeAccess | undefined;
   /** JSON with accessKey and secretKey of the root user. */
   credentials: string;
   tokenFile: string;
@@ -91,7 +98,12 @@ export async function runGateway(config: GatewayConfig): Promise<void> {
       catalog,
       buckets: new Buckets(catalog),
       objects: new Objects({ ...parts, cache, pictures }),
+      explainer: new Explainer({ catalog, directory, stores, cache, pictures }),
       forms: new Forms(parts),
+      submitter: new Submitter({
+        ...{ catalog, directory, caller, secret, log },
+        access: config.native ?? defaultNativeAccess(config.host),
+      }),
       directory,
       metrics: makeGatewayMetrics(registry, cache, blobs.counts),
       log,
@@ -99,6 +111,8 @@ export async function runGateway(config: GatewayConfig): Promise<void> {
     const outbox = new Outbox({ catalog, blobs, log, onDeleted: (fid) => cache.delete(fid) });
     outbox.start();
     const address = await listen(server, config);
+    const publicAddress = publicAddressOf(formatAddress(address), config.advertise);
+    if (publicAddress !== undefined) volumes.announce(publicAddress);
     const ops = await startOpsServer(
       { host: config.opsHost, port: config.opsPort },
       { registry, readiness: () => unreadiness(catalog, volumes, images) },
@@ -117,6 +131,12 @@ export async function runGateway(config: GatewayConfig): Promise<void> {
       },
     };
   });
+}
+
+/** Where the directory may send clients; nowhere if it is not said and can't be told. */
+function publicAddressOf(listening: string, advertise: string | undefined): string | undefined {
+  if (advertise !== undefined) return advertise;
+  return /^(0\.0\.0\.0|\[::\]):/.test(listening) ? undefined : listening;
 }
 
 function unreadiness(

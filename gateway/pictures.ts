@@ -11,10 +11,16 @@ import { Failure } from "../base/failure.ts";
 import { decideRead } from "../base/http-conditions.ts";
 import { SingleFlight } from "../cache/fill.ts";
 import type { BlobCache } from "../cache/lru.ts";
-import type { ImageFacts, ObjectVersion } from "../catalog/model.ts";
+import type { BucketSettings, ImageFacts, ObjectVersion } from "../catalog/model.ts";
 import type { Blobs } from "./blobs.ts";
 import type { Images, RenderSource } from "./images/images.ts";
-import { planTransform, type RenderPlan, readTransform, variantKey } from "./images/transform.ts";
+import {
+  ladder,
+  planTransform,
+  type RenderPlan,
+  readTransform,
+  variantKey,
+} from "./images/transform.ts";
 import { versionHeaders } from "./object-headers.ts";
 import type { ObjectRequest } from "./object-request.ts";
 
@@ -55,6 +61,30 @@ export class Pictures {
       throw new Failure("too-large", `Cannot resize: the original is over ${sourceBytesMax} bytes`);
     }
     return plan;
+  }
+
+  /** The usual transforms of an object whose pictures are in memory: every step of the ladder in every format. */
+  inMemory({ image, chunks }: ObjectVersion, policy: BucketSettings["images"]): string[] {
+    if (image === undefined || policy === "off") return [];
+    const fids = chunks.map(({ fid }) => fid);
+    const { revision } = this.#images;
+    const found = new Map<string, string>();
+    for (const width of ladder) {
+      for (const format of ["jpeg", "webp", "avif", "png"] as const) {
+        const query = `w=${width}&f=${format}`;
+        try {
+          const transform = readTransform(new URLSearchParams(query));
+          if (transform === undefined) continue;
+          const plan = planTransform(transform, image, { policy, accept: undefined });
+          const key = variantKey({ fids, plan, revision });
+          // Wider steps than the original is are all the same picture.
+          if (this.#cache.has(key) && !found.has(key)) found.set(key, query);
+        } catch (error) {
+          if (!(error instanceof Failure)) throw error; // such as one that is too large for AVIF
+        }
+      }
+    }
+    return [...found.values()];
   }
 
   async answer(

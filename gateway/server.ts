@@ -5,9 +5,11 @@
  *   GET    /_status               stores, volumes, buckets: for operators
  *   PUT    /{bucket}              make a bucket            DELETE, HEAD likewise
  *   GET    /{bucket}              list objects             ?settings: the bucket's settings
+ *   POST   /submit                store a form's file under a fid, as SeaweedFS does (submit.ts)
  *   PATCH  /{bucket}?settings     change settings
  *   POST   /{bucket}              upload a form
  *   PUT    /{bucket}/{key}        store an object          GET, HEAD, DELETE likewise
+ *   GET    /{bucket}/{key}?explain   where it is: for operators
  */
 
 import { createServer, type IncomingMessage, type Server } from "node:http";
@@ -23,17 +25,21 @@ import { prefersJson, sendFailure } from "./answers.ts";
 import { authenticate, type Principal, requireRoot } from "./auth.ts";
 import type { Buckets } from "./buckets.ts";
 import type { GatewayStatus } from "./client.ts";
+import type { Explainer } from "./explain.ts";
 import type { Forms } from "./forms.ts";
 import type { GatewayMetrics } from "./metrics.ts";
 import type { ObjectRequest, ReadRequest } from "./object-request.ts";
 import type { Objects } from "./objects.ts";
+import { type Submitter, submitPath } from "./submit.ts";
 import { readTarget, splitUrl } from "./target.ts";
 
 export interface GatewayServerOptions {
   catalog: Catalog;
   buckets: Buckets;
   objects: Objects;
+  explainer: Explainer;
   forms: Forms;
+  submitter: Submitter;
   directory: DirectoryClient;
   metrics: GatewayMetrics;
   log: Log;
@@ -77,6 +83,13 @@ export function makeGatewayServer(options: GatewayServerOptions): Server {
     });
     try {
       context.state.query = new URLSearchParams(splitUrl(req.url ?? "/").query);
+      if (splitUrl(req.url ?? "/").path === submitPath) {
+        context.respond = false;
+        const { query } = context.state;
+        const asked = { query, requestId, continueBody: () => continueBody(context) };
+        await options.submitter.answer(req, res, asked);
+        return;
+      }
       const { authorization } = req.headers;
       context.state.principal = await authenticate(options.catalog, authorization);
       await next();
@@ -146,7 +159,7 @@ function continueBody({ req, res }: Context): void {
 }
 
 function makeRouter(options: GatewayServerOptions): Router<State> {
-  const { catalog, buckets, objects, forms, directory } = options;
+  const { catalog, buckets, objects, forms, directory, explainer } = options;
   const router = new Router<State>();
 
   const bucketOf = (context: Context & { state: State }) =>
@@ -222,6 +235,12 @@ function makeRouter(options: GatewayServerOptions): Router<State> {
     await objects.put(context, request);
   });
   router.get(objectPath, async (context) => {
+    if (context.method === "GET" && context.state.query.has("explain")) {
+      requireRoot(context.state.principal);
+      context.body = `${JSON.stringify(await explainer.explain(objectOf(context)))}\n`;
+      context.type = "application/json";
+      return;
+    }
     await objects.get(context, objectOf(context));
   });
   router.delete(objectPath, async (context) => {

@@ -1,12 +1,16 @@
 /** Helper processes of the benchmark: a script of this folder that speaks in lines, and pinning. */
 
 import { type ChildProcess, execFileSync, spawn } from "node:child_process";
+import { readFileSync } from "node:fs";
 import path from "node:path";
 import { createInterface } from "node:readline";
 import { Failure } from "../base/failure.ts";
 
 /** What keeps a process on a core, where the machine has it. */
 export const pinner = "taskset";
+
+/** What Linux counts processor time in, on every machine that Node runs on. */
+const ticksPerSecond = 100;
 
 export interface LineProcessOptions {
   env?: Record<string, string>;
@@ -74,6 +78,16 @@ export class LineProcess {
 /** Keeps all threads of a process on one core; does nothing where there is no pinning. */
 export function pinTo(core: number | undefined, pid: number): void {
   if (core !== undefined) execFileSync(pinner, ["-acp", String(core), String(pid)]);
+}
+
+/** What a process has used of processors so far, all threads together; NaN where the system does not tell. */
+export function processorSeconds(pid: number): number {
+  if (process.platform !== "linux") return Number.NaN;
+  const stat = readFileSync(`/proc/${pid}/stat`, "utf8");
+  // The name in parentheses may hold anything, parentheses too.
+  const fields = stat.slice(stat.lastIndexOf(")") + 2).split(" ");
+  const [user, system] = [fields[11], fields[12]].map(Number);
+  return ((user ?? Number.NaN) + (system ?? Number.NaN)) / ticksPerSecond;
 }
 
 /** What stands before a command that is to be kept on a core. */

@@ -22,6 +22,8 @@ export interface BenchRun {
   coldBytes: number;
   compactionBytes: number;
   scrubBytes: number;
+  /** How many copies of volumes the directory plans for. */
+  volumeCopies: number;
 }
 
 /** What a line has that runs on a server. */

@@ -1,11 +1,13 @@
 /**
  * How fast Hayloft is, beside the same work done by next to nothing on the same machine.
  *
- *     npm run bench [-- photo|store] [--strict] [--only LINE]... [--rounds N] [--seconds N] [--seed N]
+ *     npm run bench [-- photo|store|cluster] [--strict] [--only LINE]... [--rounds N] [--seconds N] [--seed N]
  *                   [--size 2GiB] [--needles 20000000] [--rebuild-size 2GiB] [--cold-size 4GiB]
- *                   [--compaction-size 1GiB] [--scrub-size 1GiB] [--no-pin] [--folder F]
+ *                   [--compaction-size 1GiB] [--scrub-size 1GiB] [--volume-copies 3000000]
+ *                   [--no-pin] [--folder F]
  *
- * `photo` are the lines of a whole `hayloft up`, `store` those of the volume engine; both without a name.
+ * `photo` are the lines of a whole `hayloft up`, `store` those of the volume engine, `cluster` those of
+ * several machines; all without a name.
  * Absolute numbers tell about the machine, so each line is a ratio: the two sides take turns, A B A B,
  * and medians are compared. A line with an answer that is not 2xx is no measurement: the run fails.
  * An aim that is missed is said, and ends `--strict` with 1. Pictures: PHOTOS names a folder of
@@ -28,8 +30,10 @@ import { findLoadTool } from "./bench-load.ts";
 import { benchMemory } from "./bench-memory.ts";
 import { benchNginx } from "./bench-nginx.ts";
 import { benchPhoto } from "./bench-photo.ts";
+import { benchBalance, benchPlanner } from "./bench-planner.ts";
 import { pinner } from "./bench-process.ts";
 import { benchRebuild } from "./bench-rebuild.ts";
+import { benchReplicasGet, benchReplicasPut } from "./bench-replicas.ts";
 import { type Bench, type BenchRun, Report } from "./bench-report.ts";
 import { benchGet, benchName, benchPut } from "./bench-requests.ts";
 import { benchScrub } from "./bench-scrub.ts";
@@ -40,7 +44,7 @@ type Line = { group: Group } & (
   | { alone: (bench: BenchRun) => Promise<void> }
 );
 type Group = (typeof groups)[number];
-const groups = ["photo", "store"] as const;
+const groups = ["photo", "store", "cluster"] as const;
 
 const lines: Record<string, Line> = {
   get: { group: "photo", onServer: benchGet },
@@ -55,6 +59,10 @@ const lines: Record<string, Line> = {
   cold: { group: "store", alone: benchCold },
   compaction: { group: "store", onServer: benchCompaction },
   scrub: { group: "store", alone: benchScrub },
+  "replicas-put": { group: "cluster", alone: benchReplicasPut },
+  "replicas-get": { group: "cluster", alone: benchReplicasGet },
+  planner: { group: "cluster", alone: benchPlanner },
+  balance: { group: "cluster", alone: benchBalance },
 };
 
 async function main(): Promise<number> {
@@ -67,6 +75,7 @@ async function main(): Promise<number> {
       seconds: { type: "string", default: "3" },
       size: { type: "string", default: "2GiB" },
       needles: { type: "string", default: "20000000" },
+      "volume-copies": { type: "string", default: "3000000" },
       "rebuild-size": { type: "string", default: "2GiB" },
       "cold-size": { type: "string", default: "4GiB" },
       "compaction-size": { type: "string", default: "1GiB" },
@@ -87,6 +96,7 @@ async function main(): Promise<number> {
     seconds: wholeNumber("seconds", values.seconds),
     seed: wholeNumber("seed", values.seed),
     needles: wholeNumber("needles", values.needles),
+    volumeCopies: wholeNumber("volume-copies", values["volume-copies"]),
     largeBytes: size("size"),
     rebuildBytes: size("rebuild-size"),
     coldBytes: size("cold-size"),

@@ -242,7 +242,11 @@ export class ChaosCluster implements ChaosScene {
 }
 
 /** What is still missing, or nothing. */
-function shortfallOf({ stores }: DirectoryStatus): string {
+function shortfallOf({ stores, shortfall }: DirectoryStatus): string {
+  const { volumeCount, unavailableCount } = shortfall;
+  if (volumeCount + unavailableCount > 0) {
+    return `${volumeCount} volumes are short of copies, ${unavailableCount} out of reach`;
+  }
   const silent = stores.find(({ state }) => state !== "live");
   if (silent !== undefined) return `store ${silent.address} is ${silent.state}`;
   const copies = new Map<number, number>();

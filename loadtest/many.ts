@@ -70,6 +70,14 @@ export class ManyProcess {
     return path.join(this.options.folder, this.options.name);
   }
 
+  /** Of its present life. */
+  get pid(): number {
+    const pid = this.#child?.pid;
+    if (pid === undefined)
+      throw new Failure("unavailable", `Cannot tell: ${this.name} is not running`);
+    return pid;
+  }
+
   get isRunning(): boolean {
     return this.#child !== undefined;
   }

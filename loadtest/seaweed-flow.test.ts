@@ -235,3 +235,36 @@ test("A blob with a TTL goes to a volume of its kind and says when it ends", {
   });
   expect(tooLong.status).toBeGreaterThanOrEqual(400);
 });
+
+test("Submit goes by way of a gateway, which answers with the fid", {
+  timeout: limitMs,
+}, async () => {
+  const content = contentOf({ seed: 5, id: 1 }, 30_000);
+  const { headers, body } = form("hay.jpg", "image/jpeg", content);
+  const address = cluster.place("directory").address;
+  const post = { method: "POST", path: "/submit?ttl=5h", headers, body };
+  const sent = await request({ address, ...post });
+  expect(sent.status, sent.body.toString()).toBe(307);
+  expect(sent.headers.location).toBe(`http://${cluster.gatewayAddress}/submit?ttl=5h`);
+  const stored = await request({ address: cluster.gatewayAddress, ...post });
+  expect(stored.status, stored.body.toString()).toBe(201);
+  const { fid, fileUrl, ...rest } = json(stored);
+  expect(rest).toEqual({ fileName: "hay.jpg", size: content.length, eTag: expect.any(String) });
+  expect(fileUrl).toBe(`${cluster.storeAddress}/${fid}`);
+  const read = await request({ address: cluster.storeAddress, path: `/${fid}` });
+  expect(read.body.equals(content)).toBe(true);
+  expect(read.headers["content-type"]).toBe("image/jpeg");
+
+  const plain = { ...post, headers: { "content-type": "image/jpeg" } };
+  const rows: [Omit<RequestOptions, "address">, number, string][] = [
+    [plain, 400, "multipart/form-data"],
+    [{ ...post, path: "/submit?replication=001" }, 400, "one copy"],
+    [{ ...post, headers: { ...headers, authorization: "Bearer wrong" } }, 403, "Cannot"],
+    [{ method: "GET", path: "/submit" }, 405, "POST"],
+  ];
+  for (const [options, status, words] of rows) {
+    const answer = await request({ address: cluster.gatewayAddress, ...options });
+    expect(answer.status, answer.body.toString()).toBe(status);
+    expect(json(answer).error).toContain(words);
+  }
+});

@@ -8,8 +8,8 @@ import { type Answer, type RequestOptions, request } from "./request.ts";
 export class SignedCalls {
   readonly #signer: CallSigner;
 
-  constructor(cluster: Cluster) {
-    this.#signer = new CallSigner(cluster.secret);
+  constructor({ secret }: Pick<Cluster, "secret">) {
+    this.#signer = new CallSigner(secret);
   }
 
   /** A call whose header names are in lower case. */

@@ -6,6 +6,7 @@ import { type Caller, failureOfAnswer } from "../base/http-call.ts";
 import type { ByteRange } from "../base/http-range.ts";
 import { requestIdHeader } from "../base/http-serve.ts";
 import { LeanGetter } from "../base/lean-get.ts";
+import type { NeedleFacts } from "./needle-facts.ts";
 import type { FindingsLine } from "./operator-calls.ts";
 import {
   type BatchReply,
@@ -18,6 +19,7 @@ import {
 import type { Durability } from "./volume/batch.ts";
 import type { DamageFacts, RecordFacts, RecordSelection, VolumeFacts } from "./volume-facts.ts";
 
+export type { NeedleFacts } from "./needle-facts.ts";
 export { type BlobMetadata, type DeleteReply, durabilityHeader } from "./protocol.ts";
 export type { Durability } from "./volume/batch.ts";
 export type { ExportSummary, ManifestLine } from "./volume-export.ts";
@@ -208,6 +210,19 @@ export class StoreClient {
       path: `/volumes/${volume}`,
       timeoutMs: readTimeoutMs,
     });
+  }
+
+  /** What a store knows of one needle; with `verifies` its bytes are read for that. */
+  async needle(
+    address: string,
+    fid: string,
+    { verifies, requestId }: { verifies: boolean; requestId?: string },
+  ): Promise<NeedleFacts> {
+    const query = new URLSearchParams({ fid, ...(verifies ? { verify: "1" } : {}) });
+    const [volume] = fid.split(",", 1);
+    const path = `/volumes/${volume}/needle?${query}`;
+    const call = { method: "GET", address, path, timeoutMs: readTimeoutMs, requestId } as const;
+    return await this.#caller.callJson<NeedleFacts>(call);
   }
 
   /** The records of a volume's file, some at a time. */

@@ -89,6 +89,8 @@ export class HeartbeatLoop {
   /** Hangs up a heartbeat whose reply may be held. */
   #held: AbortController | undefined;
   #hasNews = false;
+  /** Heartbeats sent, so that one which is overtaken on its way is known. */
+  #beat = 0;
   #isStopping = false;
   #isAnswered = false;
   #endPause: (() => void) | undefined;
@@ -128,7 +130,7 @@ export class HeartbeatLoop {
       // next, and some heartbeat is always answered, however often there is news.
       const isUrgent = this.#hasNews;
       this.#hasNews = false;
-      const reply = await this.#beat(isUrgent ? 0 : heldMs);
+      const reply = await this.#send(isUrgent ? 0 : heldMs);
       if (reply === undefined) {
         if (!this.#hasNews || !this.#isAnswered) await this.#pause(awayMs);
         continue;
@@ -140,12 +142,13 @@ export class HeartbeatLoop {
   }
 
   /** The reply, or undefined if there was none. */
-  async #beat(waitMs: number): Promise<HeartbeatReply | undefined> {
+  async #send(waitMs: number): Promise<HeartbeatReply | undefined> {
     const { store, directory, run, address, log } = this.#options;
     const { place = { machine: store.id, rack: "rack", dataCentre: "data-centre" } } =
       this.#options;
     const held = waitMs === 0 ? undefined : new AbortController();
     const reported = new Map(this.#ended);
+    this.#beat += 1;
     try {
       await store.measureSpace();
       this.#held = held;
@@ -169,6 +172,7 @@ export class HeartbeatLoop {
             reason === undefined ? [] : [{ order, reason }],
           ),
           grants,
+          beat: this.#beat,
           waitMs,
         },
         held?.signal,

@@ -2,6 +2,7 @@
 
 import { hostname } from "node:os";
 import path from "node:path";
+import { advertisedAddress } from "../base/advertise.ts";
 import { systemClock } from "../base/clock.ts";
 import { ClusterSecret } from "../base/cluster-secret.ts";
 import { diskFiles } from "../base/files.ts";
@@ -92,11 +93,13 @@ export async function runStore(config: StoreConfig): Promise<void> {
       readiness,
     });
     const address = formatAddress(await listen(server, config));
+    const peers = config.directory.split(",").map((each) => each.trim());
+    const advertised = advertisedAddress(address, { advertise: config.advertise, peers });
     heartbeats = new HeartbeatLoop({
       store,
       directory: new DirectoryClient(caller, config.directory),
       run: systemRandom.bytes(8).toString("hex"),
-      address: config.advertise ?? address,
+      address: advertised,
       place: {
         machine: config.machine ?? hostname(),
         rack: config.rack,

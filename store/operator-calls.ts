@@ -2,6 +2,7 @@
  * The store's calls for operators, signed like those of server.ts:
  *
  *   GET /volumes/{id}                                   the facts of a volume
+ *   GET /volumes/{id}/needle?fid=FID&verify=1           the facts of one needle, its bytes read anew
  *   GET /volumes/{id}/records?from=N&count=N&cookies=1  every record of its file, a line of JSON for each
  *   GET /volumes/{id}/findings?rate=BYTES               what does not verify in it, by needle
  *   GET /volumes/{id}/export                            what lives in it, as a tar archive
@@ -17,7 +18,9 @@ import { pipeline } from "node:stream/promises";
 import { z } from "zod";
 import { systemClock } from "../base/clock.ts";
 import { Failure, systemErrorCode } from "../base/failure.ts";
+import { parseFid } from "../base/fid.ts";
 import { answerJson } from "../base/http-serve.ts";
+import { needleFactsOf } from "./needle-facts.ts";
 import type { Store } from "./store.ts";
 import { scrubVolume } from "./volume/scrub.ts";
 import type { Volume } from "./volume/volume.ts";
@@ -32,6 +35,8 @@ const querySchema = z.object({
   from: number,
   count: number,
   cookies: z.literal("1").optional(),
+  fid: z.string().optional(),
+  verify: z.literal("1").optional(),
   rate: number,
 });
 
@@ -43,7 +48,7 @@ let streamCount = 0;
 const goneCodes = new Set(["ERR_STREAM_PREMATURE_CLOSE", "ECONNRESET", "EPIPE"]);
 const lineType = "application/x-ndjson";
 
-const callPattern = /^\/volumes\/([0-9]{1,10})(?:\/(records|findings|export))?$/;
+const callPattern = /^\/volumes\/([0-9]{1,10})(?:\/(records|findings|export|needle))?$/;
 
 /** Answers a request that is one of these calls; returns whether it is. */
 export async function answerOperator(
@@ -56,7 +61,7 @@ export async function answerOperator(
   if (match === null || request.method !== "GET") return false;
   const volume = store.volume(Number(match[1]));
   if (volume === undefined) throw new Failure("not-found", `Cannot find volume ${match[1]}`);
-  const { from, count, cookies, rate = 0 } = parseQuery(query);
+  const { from, count, cookies, rate = 0, fid: fidText = "", verify } = parseQuery(query);
   switch (match[2]) {
     case "records": {
       const selection = { from, count, withCookies: cookies === "1" };
@@ -69,6 +74,12 @@ export async function answerOperator(
     case "export":
       await send(response, "application/x-tar", () => exportVolume(volume, systemClock.nowMs()));
       break;
+    case "needle": {
+      const fid = parseFid(fidText);
+      if (fid === undefined) throw new Failure("bad-request", `Cannot read the fid "${fidText}"`);
+      answerJson(response, 200, await needleFactsOf(volume, fid, { verifies: verify === "1" }));
+      break;
+    }
     default:
       answerJson(response, 200, await factsOf(volume, volume.descriptor));
   }

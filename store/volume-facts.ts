@@ -180,7 +180,7 @@ export function fidOf(
   return `${volume.superblock.volume},${even}${cookieText}`;
 }
 
-function codecName({ codec }: NeedleHead): keyof typeof codecs {
+export function codecName({ codec }: NeedleHead): keyof typeof codecs {
   const names = Object.keys(codecs) as (keyof typeof codecs)[];
   return names.find((name) => codecs[name] === codec) ?? "none";
 }

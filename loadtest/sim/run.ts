@@ -51,7 +51,7 @@ async function main(): Promise<number> {
   const seconds = ((performance.now() - startedMs) / 1_000).toFixed(1);
   const done = seed - first;
   console.log(
-    `seeds ${first} to ${seed - 1}: ${Math.round(simulatedMs / 3_600_000)} simulated hours in ${seconds} s; ` +
+    `seeds ${first} to ${seed - 1}: ${Math.round(simulatedMs / 60_000)} simulated minutes in ${seconds} s; ` +
       `${total.puts} blobs put (${total.refusedPuts} puts failed), ${total.reads} read, ${total.deletes} deleted`,
   );
   console.log(`${done - failed} passed, ${failed} failed`);

@@ -104,6 +104,11 @@ export class OpenLife {
     return failure?.message;
   }
 
+  /** Whether what ended it says nothing of this copy or its disk: under another epoch it may go on. */
+  get canReopen(): boolean {
+    return this.hasPart && this.#writer.failure !== undefined && this.#log.failure === undefined;
+  }
+
   /** Why nothing can be appended here now, or undefined. */
   get appendRefusal(): Failure | undefined {
     const { environment } = this.#options;

@@ -135,6 +135,7 @@ test.each([
       expect(outcome?.message).toContain(lost.store);
     }
     expect(volume.report()).toMatchObject({ lengthBytes, isWritable: false, needleCount: 1 });
+    expect(volume.report()).toMatchObject({ canReopen: true });
     expect(volume.report().closedBecause).toContain(lost.store);
     expect(await refusal(volume.append(blobOf(Buffer.from("later"))))).toBeInstanceOf(Failure);
     await expectThere(copies.primary, fid, kept);
@@ -203,6 +204,7 @@ for (const kind of ["write", "sync"] as const) {
     // It is told for good: the next epoch does not mend a disk.
     await copies.fence();
     expect(volume.report()).toMatchObject({ lengthBytes, isWritable: false });
+    expect(volume.report().canReopen, "its disk is not to be trusted").toBeUndefined();
     expect(volume.report().closedBecause).toContain("disk failed");
     await copies.begin();
     expect(volume.report().isWritable).toBe(false);

@@ -241,7 +241,7 @@ class Exceptions {
       ordinal = disorder?.members.next(ordinal, count) ?? count;
       ordinals[place] = ordinal;
       offsets[place] = (get(ordinal) ?? 0) / unitBytes;
-      if (isStep(place) && pace.isDue) await pace.giveWay();
+      if (isStep(place) && pace.isDue()) await pace.giveWay();
     }
     return new Exceptions(ordinals, offsets);
   }
@@ -356,7 +356,7 @@ class Presence {
         bits.add(ordinal);
         members += 1;
       }
-      if (isStep(ordinal) && pace.isDue) await pace.giveWay();
+      if (isStep(ordinal) && pace.isDue()) await pace.giveWay();
     }
     return new Presence(count, bits, samples);
   }
@@ -412,7 +412,7 @@ async function survey(
   let isInOrder = true;
   let last = 0;
   for (let ordinal = 0; ordinal < count; ordinal++) {
-    if (isStep(ordinal) && pace.isDue) await pace.giveWay();
+    if (isStep(ordinal) && pace.isDue()) await pace.giveWay();
     const offset = get(ordinal);
     if (offset === undefined) continue;
     if (!(offset > 0 && offset < endOffset && offset % unitBytes === 0)) {
@@ -445,14 +445,14 @@ async function findDisorder({ count, get }: Offsets, pace: Pace): Promise<Disord
     const offset = get(ordinal) ?? lowest;
     if (offset < lowest) beforeAllLater.add(ordinal);
     lowest = Math.min(lowest, offset);
-    if (isStep(ordinal) && pace.isDue) await pace.giveWay();
+    if (isStep(ordinal) && pace.isDue()) await pace.giveWay();
   }
 
   const disorder = { members: Bits.none(count), count: 0 };
   const run = { first: 0, count: 0 };
   let highest = 0;
   for (let ordinal = 0; ordinal < count; ordinal++) {
-    if (isStep(ordinal) && pace.isDue) await pace.giveWay();
+    if (isStep(ordinal) && pace.isDue()) await pace.giveWay();
     const offset = get(ordinal);
     if (offset === undefined) continue;
     const isSettled = offset > highest && beforeAllLater.has(ordinal);
@@ -490,7 +490,7 @@ async function leaveOut(
   let length = 0;
   let ordinal = run.first;
   for (let place = 0; place < run.count; ordinal++) {
-    if (isStep(ordinal) && pace.isDue) await pace.giveWay();
+    if (isStep(ordinal) && pace.isDue()) await pace.giveWay();
     const offset = get(ordinal);
     if (offset === undefined) continue;
     const units = offset / unitBytes;
@@ -505,7 +505,7 @@ async function leaveOut(
   }
   disorder.count += run.count - length;
   for (let place = endPlaces[length - 1] ?? none; place !== none; ) {
-    if (isStep(place) && pace.isDue) await pace.giveWay();
+    if (isStep(place) && pace.isDue()) await pace.giveWay();
     disorder.members.delete(ordinals[place] ?? 0);
     place = previousPlaces[place] ?? none;
   }
@@ -542,8 +542,7 @@ async function buildWithout(
   });
 }
 
-/** Now and then, to look at the clock. */
-/** Never of a short index: what time it is must not show there, or a simulated run would not repeat. */
+/** Now and then, to see whether others are to have their turn. */
 function isStep(index: number): boolean {
-  return index % 4_096 === 4_095;
+  return index % 4_096 === 0;
 }

@@ -284,6 +284,7 @@ export class Volume {
       isServing: this.#isServing,
       members: this.#descriptor.members,
       closedBecause: this.#closed?.message ?? this.#life?.closedBecause,
+      canReopen: this.#closed === undefined && this.#life?.canReopen === true ? true : undefined,
       lengthBytes: end.tail,
       lastDigest: end.lastDigest.toString("hex"),
       digest: this.#descriptor.sealedDigest,
@@ -650,7 +651,10 @@ export class Volume {
       });
       this.#damagedBytes = damagedBytes;
       this.#isSuspect = false;
-      if (isWell && damagedBytes === 0) this.#keepLeavesLater(leaves);
+      if (isWell && damagedBytes === 0) {
+        this.#keepLeavesLater(leaves);
+        await this.#background;
+      }
       return findings;
     });
   }
@@ -682,7 +686,7 @@ export class Volume {
       retryAfterSeconds: 1,
     });
     if (this.#operation !== undefined) throw busy;
-    const scrubbing = this.scrub({ rateBytes: leavesRateBytes }).then(() => this.settled());
+    const scrubbing = this.scrub({ rateBytes: leavesRateBytes });
     scrubbing.catch((error: unknown) => {
       this.#environment.note?.("a volume was not verified", { volume, reason: messageOf(error) });
     });
