@@ -42,6 +42,23 @@ test("A new run gets an epoch above all that was given out or obeyed", () => {
   expect(planVolume(view({ replicas }, { epoch: 9 }))).toEqual([{ kind: "begin", epoch: 10 }]);
 });
 
+test("A begin that was taken for the run before, and ended, is ordered again", () => {
+  const order = { kind: "order", store: "a", order: "begin-epoch" };
+  expect(planVolume(view({}, { epoch: 3, isWritable: false }))).toEqual([order]);
+  const pending = [{ number: 1, store: "a", kind: "begin-epoch" }] as const;
+  expect(planVolume(view({}, { epoch: 3 }, { pending }))).toEqual([]);
+});
+
+test("A volume whose store was restarted after it was made begins a new epoch before it is open", () => {
+  const creating = { state: "creating", epoch: 1 } as const;
+  const made = { epoch: 1, needleCount: 0 };
+  expect(planVolume(view(creating, made))).toEqual([{ kind: "opened" }]);
+  const idle = { ...made, isWritable: false };
+  expect(planVolume(view(creating, idle))).toEqual([{ kind: "begin", epoch: 2 }]);
+  const pending = [{ number: 1, store: "a", kind: "create" }] as const;
+  expect(planVolume(view(creating, idle, { pending }))).toEqual([]);
+});
+
 test("A seal is ordered until it is reported, then put on record", () => {
   const sealing = { state: "sealing" } as const;
   expect(planVolume(view({}, { closedBecause: "it is full" }))).toMatchObject([{ kind: "close" }]);

@@ -221,8 +221,16 @@ function withdrawAll({ pending }: VolumeView, store: string, kind: OrderKind): S
 }
 
 function planCreating(view: VolumeView): Step[] {
+  const { record } = view;
   const members = membersIn(view);
-  if (members.every(({ report }) => report !== undefined)) return [{ kind: "opened" }];
+  if (members.every(({ report }) => report !== undefined)) {
+    const others = members.filter((copy, at) => !hasBegun(copy, at === 0));
+    if (others.length === 0) return [{ kind: "opened" }];
+    if (others.some(({ replica }) => isPending(view, "create", replica.store))) return [];
+    // Made, and restarted before it was heard of: the epoch was that of a run which is gone.
+    const epochs = members.map(({ report }) => report?.epoch ?? 0);
+    return [{ kind: "begin", epoch: Math.max(record.epoch, ...epochs) + 1 }];
+  }
   // Whatever was written to it, by whoever it was, is not thrown away.
   if (members.some(({ report }) => (report?.needleCount ?? 0) > 0)) return [{ kind: "opened" }];
   for (const { replica, state, report, isKnown } of members) {
@@ -236,6 +244,12 @@ function planCreating(view: VolumeView): Step[] {
     }
   }
   return [];
+}
+
+/** Whether the present run of a new copy's store writes it under its epoch. */
+function hasBegun({ report }: CopyView, isPrimary: boolean): boolean {
+  if (report === undefined || !report.isServing) return false;
+  return !isPrimary || report.isWritable || report.closedBecause !== undefined;
 }
 
 /** The open life of a volume with one copy: nobody else could know what was acknowledged. */
@@ -266,7 +280,11 @@ function planSingle(view: VolumeView): Step[] {
   if (view.hasFailed("begin-epoch", store)) return close("its epoch can't begin");
   if (copy.isDraining) return close("its store is drained");
   if (isOld(record, report, nowMs)) return close(oldBecause);
-  if (replica.run === run) return steps;
+  if (replica.run === run) {
+    // The order was taken for that of the run before, and ended.
+    const isUnheard = report.epoch < record.epoch;
+    return isUnheard ? [...steps, ...orderOnce(view, store, "begin-epoch")] : steps;
+  }
   // An epoch belongs to one run, so that nobody writes under that of a process which may still be alive.
   return [...steps, { kind: "begin", epoch: Math.max(record.epoch, report.epoch) + 1 }];
 }

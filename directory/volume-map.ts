@@ -100,7 +100,8 @@ function mapEntry(
     isWritable,
     addresses,
     memberAddresses: copies.map(({ address }) => address),
-    isFull: state === "open" && primary !== undefined && freeBytes === 0,
+    // Of a store that has not called since the directory's start nobody knows that it is full.
+    isFull: state === "open" && copies.every(({ status }) => status) && freeBytes === 0,
     freeBytes,
   };
 }

@@ -26,7 +26,7 @@ import { isPassing } from "./passing.ts";
 export interface BlobWritesOptions {
   directory: Pick<
     VolumeDirectory,
-    "chooseWritable" | "change" | "isFull" | "want" | "whyNone" | "memberAddressesOf"
+    "chooseWritable" | "change" | "refresh" | "isFull" | "want" | "whyNone" | "memberAddressesOf"
   >;
   stores: Pick<StoreClient, "append" | "delete">;
   clock: Clock;
@@ -95,6 +95,8 @@ export class BlobWrites {
         if (directory.isFull("original", placement) || last?.kind === "full") break;
         // Those that failed may be back after the next change; so may be others.
         avoid.clear();
+        // The map is asked for anew: a poll that was lost on its way would say nothing for half a minute.
+        void directory.refresh(changeLimitMs);
         await directory.change(Math.min(changeLimitMs, leftMs));
         continue;
       }

@@ -5,15 +5,17 @@
  * Invariant: one volume at a time, at a limited rate; a failure is logged and never ends the loop.
  */
 
-import { setTimeout as sleep } from "node:timers/promises";
 import type { Clock } from "../base/clock.ts";
 import { Failure, messageOf } from "../base/failure.ts";
 import type { Log } from "../base/log.ts";
+import { type Runtime, systemRuntime } from "../base/runtime.ts";
 import type { Store } from "./store.ts";
 
 export interface MaintenanceOptions {
   store: Store;
   clock: Clock;
+  /** The process's own where none is given. */
+  runtime?: Runtime | undefined;
   log: Log;
   /** Every byte is verified within this time. */
   scrubIntervalMs: number;
@@ -29,6 +31,7 @@ const dueShare = 0.9;
 export class Maintenance {
   readonly #options: MaintenanceOptions;
   readonly #stopping = new AbortController();
+  #endPause: (() => void) | undefined;
   #running: Promise<void> | undefined;
 
   constructor(options: MaintenanceOptions) {
@@ -42,6 +45,7 @@ export class Maintenance {
   /** Begins nothing more; returns once nothing runs. A scrub that does is ended by its volume's close. */
   async stop(): Promise<void> {
     this.#stopping.abort();
+    this.#endPause?.();
     await this.#running;
   }
 
@@ -78,10 +82,21 @@ export class Maintenance {
 
   async #run(): Promise<void> {
     const { pauseMs = 60_000 } = this.#options;
-    const { signal } = this.#stopping;
-    while (!signal.aborted) {
+    while (!this.#stopping.signal.aborted) {
       await this.turn();
-      await sleep(pauseMs, undefined, { signal, ref: false }).catch(() => undefined);
+      await this.#pause(pauseMs);
     }
+  }
+
+  #pause(ms: number): Promise<void> {
+    if (this.#stopping.signal.aborted) return Promise.resolve();
+    const { runtime = systemRuntime } = this.#options;
+    return new Promise((resolve) => {
+      const cancel = runtime.after(ms, resolve);
+      this.#endPause = () => {
+        cancel();
+        resolve();
+      };
+    });
   }
 }

@@ -36,18 +36,13 @@ import { answerFailure, answerJson, readBody, requestIdOf } from "../base/http-s
 import type { Log } from "../base/log.ts";
 import type { NativeAccess } from "../base/native-access.ts";
 import { answerCopying } from "./copy-calls.ts";
+import { deleteFids } from "./deletes.ts";
 import { readLean } from "./lean-read.ts";
 import { LeanServer } from "./lean-server.ts";
 import type { StoreMetrics } from "./metrics.ts";
 import { NativeCalls } from "./native/native-calls.ts";
 import { answerOperator } from "./operator-calls.ts";
-import {
-  type BatchReply,
-  type DeleteReply,
-  durabilityHeader,
-  metadataHeader,
-  ownerHeader,
-} from "./protocol.ts";
+import { type BatchReply, durabilityHeader, metadataHeader, ownerHeader } from "./protocol.ts";
 import { readHeaders } from "./read-headers.ts";
 import { answerReplica } from "./replica-calls.ts";
 import type { Store } from "./store.ts";
@@ -348,24 +343,7 @@ async function deleteNeedles(
   } catch (error) {
     throw new Failure("bad-request", `Cannot read the request: ${messageOf(error)}`);
   }
-  const outcomes = await Promise.all(
-    fids.map(async (text) => {
-      const fid = parseFid(text);
-      const volume = fid === undefined ? undefined : store.volume(fid.volume);
-      if (fid === undefined || volume === undefined) return "unknown";
-      try {
-        return (await volume.delete(fid.ordinal, fid.cookie)) !== undefined ? "deleted" : "absent";
-      } catch (error) {
-        // Nothing that can't be read can be shown to belong to this fid: left for the scrub.
-        if (error instanceof Failure && error.kind === "corrupt") return "corrupt";
-        throw error;
-      }
-    }),
-  );
-  const reply: DeleteReply = {
-    outcomes: Object.fromEntries(fids.map((fid, at) => [fid, outcomes[at] ?? "unknown"])),
-  };
-  answerJson(response, 200, reply);
+  answerJson(response, 200, await deleteFids(store, fids));
 }
 
 function parseOwner(text: string): Owner {

@@ -3,7 +3,7 @@
  *
  * Invariants:
  * - A call is delivered once or never, and so is its answer; which of them was lost the caller can't tell.
- * - What is sent is copied: no two processes have memory in common.
+ * - What is sent is copied: no two processes have memory in common. Hanging up is a message too.
  */
 
 import { Failure } from "../../base/failure.ts";
@@ -22,18 +22,20 @@ interface Listener {
   service: unknown;
 }
 
-export interface CallOptions {
+interface CallOptions {
   from: SimulatedProcess;
   to: string;
   timeoutMs: number;
   signal?: AbortSignal | undefined;
 }
 
+const calmDelayMs = 2;
+
 export class SimulatedNetwork {
   /** Share of the messages that are lost. */
   lossShare = 0;
   /** A message takes up to so long; a few take ten times that, so that they overtake one another. */
-  delayMs = 2;
+  delayMs: number = calmDelayMs;
   readonly #time: SimulatedTime;
   readonly #random: Random;
   readonly #listeners = new Map<string, Listener>();
@@ -53,9 +55,14 @@ export class SimulatedNetwork {
     this.#cuts.add(`${from}>${to}`);
   }
 
+  mend(from: string, to: string): void {
+    this.#cuts.delete(`${from}>${to}`);
+  }
+
   heal(): void {
     this.#cuts.clear();
     this.lossShare = 0;
+    this.delayMs = calmDelayMs;
   }
 
   /** Has `handle` done by whoever listens there; fails as a call over HTTP would. */
@@ -63,48 +70,54 @@ export class SimulatedNetwork {
     { from, to, timeoutMs, signal }: CallOptions,
     handle: (service: Service, signal: AbortSignal) => Promise<Result>,
   ): Promise<Result> {
+    const { host } = this.#listeners.get(to)?.process ?? { host: to };
     return new Promise((resolve, reject) => {
-      const gone = new AbortController();
+      let hangUpThere: () => void = () => undefined;
+      let isOver = false;
       const settle = (end: () => void) => {
+        if (isOver) return;
+        isOver = true;
         cancelDeadline();
         signal?.removeEventListener("abort", hangUp);
         end();
       };
-      const cancelDeadline = from.time.after(timeoutMs, () => {
-        gone.abort();
-        settle(() =>
-          reject(new Failure("timeout", `Cannot call ${to}: no answer in ${timeoutMs} ms`)),
-        );
-      });
-      const hangUp = () => {
-        gone.abort();
-        settle(() => reject(new Failure("unavailable", `Cannot call ${to}: hung up`)));
+      const giveUp = (failure: Failure) => {
+        if (isOver) return;
+        this.#send(from.host, host, () => hangUpThere());
+        settle(() => reject(failure));
       };
+      const cancelDeadline = from.time.after(timeoutMs, () => {
+        giveUp(new Failure("timeout", `Cannot call ${to}: no answer in ${timeoutMs} ms`));
+      });
+      const hangUp = () => giveUp(new Failure("unavailable", `Cannot call ${to}: hung up`));
       if (signal?.aborted === true) {
         hangUp();
         return;
       }
       signal?.addEventListener("abort", hangUp, { once: true });
 
-      const answer = (end: () => void, by: string) => {
-        this.#send(by, from.host, () => from.time.take(() => settle(end)));
+      const answer = (end: () => void) => {
+        this.#send(host, from.host, () => from.time.take(() => settle(end)));
       };
-      const { host } = this.#listeners.get(to)?.process ?? { host: to };
       this.#send(from.host, host, () => {
         const listener = this.#listeners.get(to);
         if (listener === undefined || listener.process.time.hasEnded) {
           const refusal = new Failure("unavailable", `Cannot call ${to}: nobody listens`);
-          answer(() => reject(refusal), host);
+          answer(() => reject(refusal));
           return;
         }
         const { process, service } = listener;
         process.time.take(() => {
+          const gone = new AbortController();
+          hangUpThere = () => process.time.take(() => gone.abort());
           handle(service as Service, gone.signal).then(
             (result) => {
-              if (!process.time.hasEnded) answer(() => resolve(structuredClone(result)), host);
+              if (process.time.hasEnded) return;
+              const sent = structuredClone(result);
+              answer(() => resolve(sent));
             },
             (error: unknown) => {
-              if (!process.time.hasEnded) answer(() => reject(asSeenFromOutside(error)), host);
+              if (!process.time.hasEnded) answer(() => reject(asSeenFromOutside(error)));
             },
           );
         });
@@ -126,5 +139,5 @@ export class SimulatedNetwork {
 
 function asSeenFromOutside(error: unknown): Failure {
   if (error instanceof Failure) return new Failure(error.kind, error.message);
-  return new Failure("internal", "Cannot answer: an internal error");
+  return new Failure("internal", "Cannot answer: an internal error", { cause: error });
 }

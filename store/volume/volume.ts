@@ -146,6 +146,7 @@ export class Volume {
   #background: Promise<void> = Promise.resolve();
   #isCheckpointing = false;
   readonly #stopping = new AbortController();
+  #hasStopped = false;
   /** Puts of reserved ordinals that are on their way. */
   readonly #arriving = new Map<number, Promise<unknown>>();
   readonly #lastCounts = { syncs: 0, appends: 0 };
@@ -861,6 +862,9 @@ export class Volume {
     await this.#turns;
     await this.#operating;
     await this.#background;
+    // A drop that failed halfway comes again, and a descriptor that was closed may be another file's by now.
+    if (this.#hasStopped) return;
+    this.#hasStopped = true;
     await this.#deletes.close();
     await this.#generation.close();
   }
