@@ -37,6 +37,8 @@ export class StoreHost {
   #files: SimulatedFiles;
   #life: Life | undefined;
   #offsetMs = epochMs;
+  /** Whether this run has met an error of its disk. */
+  #hasDiskFailed = false;
 
   constructor(world: World, name: string) {
     this.#world = world;
@@ -92,6 +94,7 @@ export class StoreHost {
     this.#world.trace.add(this.name, `crashes, lose ${lose}`);
     this.#life.time.end();
     this.#life = undefined;
+    this.#hasDiskFailed = false;
     const left = this.#files.restart({ lose, random: this.#random });
     this.#files = left.clone({ seed: this.#random.u32() });
   }
@@ -116,15 +119,22 @@ export class StoreHost {
   plan(inOperations: number, fault: NonNullable<ReturnType<FaultPlan>>): void {
     const at = this.#files.operationCount + inOperations;
     this.#world.trace.add(this.name, `operation ${at} will be ${JSON.stringify(fault)}`);
-    this.#files.plan = ({ number }) => (number === at ? fault : undefined);
+    this.#files.plan = ({ number }) => {
+      if (number !== at) return undefined;
+      this.#hasDiskFailed = true;
+      return fault;
+    };
   }
 
-  /** The disk works again; a store that could not open a volume while it did not is started anew. */
+  /**
+   * The disk works again. A store that has met its error is started anew: in that run it does not open volumes
+   * that it could not open, nor write a delete log that it could not write.
+   */
   heal(): void {
     this.#files.plan = undefined;
     this.startFailure = undefined;
     this.goOn();
-    if ((this.store?.unreadable.length ?? 0) > 0) this.crash("none");
+    if (this.#hasDiskFailed) this.crash("none");
     this.start();
   }
 
