@@ -83,7 +83,8 @@ export function makeGatewayServer(options: GatewayServerOptions): Server {
     });
     try {
       context.state.query = new URLSearchParams(splitUrl(req.url ?? "/").query);
-      if (splitUrl(req.url ?? "/").path === submitPath) {
+      // A PUT would make a bucket, whose name is refused.
+      if (req.method !== "PUT" && splitUrl(req.url ?? "/").path === submitPath) {
         context.respond = false;
         const { query } = context.state;
         const asked = { query, requestId, continueBody: () => continueBody(context) };
