@@ -5,8 +5,8 @@ const config: ViteUserConfig = defineConfig({
   test: {
     include: ["**/*.test.ts"],
     exclude: ["node_modules/**", "data/**"],
-    testTimeout: 20_000,
-    hookTimeout: 30_000,
+    testTimeout: 60_000,
+    hookTimeout: 60_000,
     reporters: ["default", new ClosingLine()],
     pool: "forks",
   },
