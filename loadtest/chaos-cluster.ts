@@ -242,23 +242,18 @@ export class ChaosCluster implements ChaosScene {
 }
 
 /** What is still missing, or nothing. */
-function shortfallOf({ stores, shortfall }: DirectoryStatus): string {
+function shortfallOf({ stores, volumes, shortfall }: DirectoryStatus): string {
   const { volumeCount, unavailableCount } = shortfall;
   if (volumeCount + unavailableCount > 0) {
     return `${volumeCount} volumes are short of copies, ${unavailableCount} out of reach`;
   }
   const silent = stores.find(({ state }) => state !== "live");
   if (silent !== undefined) return `store ${silent.address} is ${silent.state}`;
-  const copies = new Map<number, number>();
-  for (const { volumes } of stores) {
-    for (const { volume, isServing } of volumes) {
-      copies.set(volume, (copies.get(volume) ?? 0) + (isServing ? 1 : 0));
-    }
-  }
-  for (const { volumes } of stores) {
-    for (const { volume, members, class: volumeClass } of volumes) {
-      const found = copies.get(volume) ?? 0;
-      if (found < members.length) return `volume ${volume} (${volumeClass}) has ${found} copies`;
+  // Not by what copies say of their members: of a sealed volume that was moved they were told long ago.
+  for (const { volume, class: volumeClass, replicas } of volumes) {
+    const odd = replicas.find(({ condition }) => condition !== "whole" && condition !== "live");
+    if (odd !== undefined) {
+      return `volume ${volume} (${volumeClass}) has a copy that is ${odd.condition} at ${odd.store}`;
     }
   }
   return "";
