@@ -199,6 +199,10 @@ function judge(load: ChaosLoad): boolean {
   return wrong + undecided + wrongBytes === 0;
 }
 
+// With the process go its processes, hosts and disks, whatever ends it.
+for (const signal of ["SIGINT", "SIGTERM", "SIGHUP"] as const) {
+  process.on(signal, () => process.exit(130));
+}
 try {
   process.exitCode = await main();
   process.exit();
